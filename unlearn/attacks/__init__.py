@@ -1,0 +1,1 @@
+"""Attacks on unlearned models, one file each."""

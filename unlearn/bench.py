@@ -1,0 +1,313 @@
+"""The only orchestrator: lends, seals, counts, seeds, times, measures, stores."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from unlearn import figures
+from unlearn.data import Counted, Handle, Sealed, Split, Statistics
+from unlearn.errors import Mismatch
+from unlearn.method import Method, requires
+from unlearn.metric import Evidence, Metric
+from unlearn.ops.gaussians import Lender
+from unlearn.patch import changed_share, load_tensors, save_patch, save_tensors, weights_hash
+from unlearn.pool import Model, Pool, rows_digest
+from unlearn.provenance import code_version, environment, file_digest
+from unlearn.registry import methods
+from unlearn.report import SCHEMA, Costs, Report
+from unlearn.runtime import Progress, Run, Silent, seeded_globals
+from unlearn.scenario import Seeds, Trial, steps
+from unlearn.score import Score
+from unlearn.store import Store, address
+from unlearn.subject import Embeds, Subject
+
+Set = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Runs methods on trials.
+
+    Attributes:
+        store: Where results are kept.
+        device: Where models and data live.
+        progress: Draws progress.
+        minutes: Time that one unlearning call may take, or None.
+        fresh: Whether to make unlearned models again that the store has.
+    """
+
+    store: Store
+    device: torch.device
+    progress: Progress = field(default_factory=Silent)
+    minutes: float | None = None
+    fresh: bool = False
+
+    def run(
+        self, pool: Pool, method: Method[Any], metrics: Sequence[Metric], seeds: Seeds, oracles: int = 1
+    ) -> list[tuple[Report, Subject]]:
+        """One report and unlearned model for each request of the scenario, in order.
+
+        Args:
+            pool: Makes the trials.
+            method: The method.
+            metrics: What to measure.
+            seeds: The seeds.
+            oracles: Retrained references for each request.
+        """
+        results: list[tuple[Report, Subject]] = []
+        previous: Model | None = None
+        for step in range(len(steps(pool.scenario.request))):
+            trial = pool.trial(seeds, step, previous, oracles)
+            report, done = self.execute(trial, method, metrics)
+            results.append((report, done))
+            previous = Model(done, report.recipe["unlearned"], None)
+        return results
+
+    def execute(self, trial: Trial, method: Method[Any], metrics: Sequence[Metric]) -> tuple[Report, Subject]:
+        """Unlearns, measures and stores one trial.
+
+        Returns:
+            The report and the unlearned subject; both from the store where it has them.
+
+        Raises:
+            Mismatch: If the subject lacks a verb that the method or a metric needs, or the scenario a set.
+        """
+        self._check(trial, method)
+        recipe = self._unlearned_recipe(trial, method)
+        done, info = self._unlearned(trial, method, recipe)
+        unlearned = address(recipe)
+        whole = {
+            "scenario": trial.scenario.recipe(),
+            "step": trial.facts["step"],
+            "seeds": trial.seeds.to_dict(),
+            "method": recipe["method"],
+            "metrics": [[m.name, m.to_dict()] for m in metrics],
+            "device": self.device.type,
+            "base": trial.base,
+            "unlearned": unlearned,
+            "oracles": trial.oracle_bases,
+            "code": code_version(
+                [*(type(m).__module__ for m in metrics), "unlearn.metric", "unlearn.figures"]
+            ),
+            "schema": SCHEMA,
+        }
+
+        def make(folder: Path) -> None:
+            self._report(trial, done, info, metrics, whole, unlearned).save(folder / "report.json")
+
+        return Report.load(self.store.build("report", whole, make) / "report.json"), done
+
+    def evidence(self, trial: Trial, done: Subject, unlearned: str, facts: dict[str, Any]) -> Evidence:
+        """What metrics may look at, its forward passes kept in the store."""
+        subjects = {"original": trial.original, "unlearned": done}
+        addresses = {"original": trial.base, "unlearned": unlearned}
+        for k, (oracle, base) in enumerate(zip(trial.oracles, trial.oracle_bases, strict=True)):
+            name = "oracle" if k == 0 else f"oracle{k + 1}"
+            subjects[name], addresses[name] = oracle, base
+        return Evidence(
+            subjects, {n: h for n, h in trial.handles.items() if n != "surrogate"}, trial.views, trial.request.kind,
+            trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, addresses),
+        )  # fmt: skip
+
+    def _check(self, trial: Trial, method: Method[Any]) -> None:
+        need, subject = requires(type(method)), trial.original
+        if not isinstance(subject, need):
+            fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
+            raise Mismatch(
+                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not. Methods for this subject: {', '.join(fit)}"
+            )
+        for name in sorted({r.partition(".")[0] for r in method.reads()}):
+            there = isinstance(subject, Embeds) if name == "statistics" else name in trial.handles
+            if not there:
+                raise Mismatch(
+                    f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose another method or a scenario that has them"
+                )
+
+    def _unlearned_recipe(self, trial: Trial, method: Method[Any]) -> Set:
+        module = type(method).__module__
+        built_in = module.startswith("unlearn.")
+        code = code_version([module, "unlearn.data", "unlearn.runtime", *trial.scenario.modules])
+        lent = {n.partition(".")[0] for n in method.reads()} | {"forget", "retain"}
+        return {
+            "base": trial.base,
+            "method": {"name": method.name, "values": method.to_dict()},
+            "data": {n: _set_digest(trial.handles[n]) for n in sorted(lent & set(trial.handles))},
+            "seed": trial.seeds.method,
+            "device": self.device.type,
+            "code": [code, "" if built_in else file_digest(Path(inspect.getfile(type(method))))],
+        }
+
+    def _unlearned(self, trial: Trial, method: Method[Any], recipe: Set) -> tuple[Subject, Set]:
+        """The unlearned subject, made now or patched together from the store, with its costs."""
+        known = self.store.find("unlearned", recipe)
+        if known is not None and not self.fresh:
+            done = trial.original.clone()
+            done.module.load_state_dict(load_tensors(known / "patch.safetensors"), strict=False)
+            return done, json.loads((known / "info.json").read_text())
+        done, info = self._call(trial, method)
+
+        def make(folder: Path) -> None:
+            save_patch(folder / "patch.safetensors", trial.original.module, done.module)
+            (folder / "info.json").write_text(json.dumps(info))
+
+        self.store.build("unlearned", recipe, make)
+        return done, info
+
+    def _call(self, trial: Trial, method: Method[Any]) -> tuple[Subject, Set]:
+        """The unlearning call itself: sealed, counted, seeded and timed."""
+        split, counts = lend(trial, method)
+        deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
+        run = Run(trial.seeds.method, self.device, self.progress, deadline, task=f"unlearn {method.name}")
+        clone = trial.original.clone()
+        with _memory(self.device) as peak:
+            started = time.perf_counter()
+            with seeded_globals(trial.seeds.method, self.device):
+                done: Subject = method.unlearn(clone, split, run)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - started
+        read = {name: c.read for name, c in counts.items() if c.read}
+        share = changed_share(trial.original.module, done.module)
+        return done, {
+            "seconds": seconds,
+            "peak_bytes": peak[0],
+            "read": read,
+            "changed": share,
+            "log": run.log,
+        }
+
+    def _report(
+        self, trial: Trial, done: Subject, info: Set, metrics: Sequence[Metric], recipe: Set, unlearned: str
+    ) -> Report:
+        times = {k: trial.facts[k] for k in ("original_seconds", "oracle_seconds")}
+        facts = {**info, **times}
+        ev = self.evidence(trial, done, unlearned, facts)
+        progress = Run(device=self.device, progress=self.progress, task="evaluate")
+        scores: list[Score] = []
+        for metric in progress.track(metrics, "evaluate"):
+            scores += metric.score_of(ev)
+        costs = Costs(**{k: v for k, v in facts.items() if k != "log"})
+        weights = {who: weights_hash(s.module.state_dict()) for who, s in ev.subjects.items()}
+        return Report(
+            id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
+            weights=weights, figures=figures.collect(ev), log=info["log"],
+            notes=(*trial.notes, *_notes(done, weights)),
+            environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+
+    def _cache(self, trial: Trial, addresses: dict[str, str]) -> Callable[..., dict[str, Tensor]]:
+        def cache(who: str, where: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+            rows = trial.handles[where].rows
+            recipe = {"model": addresses[who], "set": _set_digest(trial.handles[where]), "seed": trial.seeds.method,
+                      "code": code_version(["unlearn.metric", *trial.scenario.modules])}  # fmt: skip
+
+            def write(folder: Path) -> None:
+                save_tensors(folder / "arrays.safetensors", {**make(), "rows": rows})
+
+            found = load_tensors(self.store.build("outputs", recipe, write) / "arrays.safetensors")
+            return {k: v for k, v in found.items() if k != "rows"}
+
+        return cache
+
+
+def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
+    """What a method may see: declared sets counted, their targets sealed where it reads none, the rest sealed.
+
+    Returns:
+        The split, and the counters by set; statistics are charged with the examples they were made from.
+    """
+    reads = method.reads()
+    counts: dict[str, Counted] = {}
+    fields: dict[str, Any] = {}
+    for name in ("forget", "retain", "validation", "surrogate", "statistics"):
+        if name in reads or f"{name}.x" in reads:
+            inner: Handle = trial.handles["retain" if name == "statistics" else name]
+            unlabeled = "" if name in reads else method.name
+            counts[name] = Counted(inner, unlabeled=unlabeled, name=name)
+            fields[name] = (
+                Lender(cast(Embeds, trial.original), counts[name]) if name == "statistics" else counts[name]
+            )
+        else:
+            fields[name] = Sealed(name, method.name)
+    return Split(**{**fields, "statistics": cast(Statistics, fields["statistics"])}), counts
+
+
+def _set_digest(handle: Any) -> str:
+    """Hash of which examples a handle holds, of their targets and of what happens to their inputs."""
+    return rows_digest(handle.rows) + weights_hash({"y": handle.y.cpu()})[:16] + repr(handle.transform)
+
+
+def _request(trial: Trial) -> dict[str, Any]:
+    return {
+        "text": str(trial.request),
+        "kind": trial.request.kind,
+        "step": trial.facts["step"],
+        "sizes": trial.facts["sizes"],
+        "removed": [trial.classes[c] if trial.classes else str(c) for c in trial.removed],
+        "classes": list(trial.classes),
+    }
+
+
+def _notes(done: Subject, weights: dict[str, str]) -> list[str]:
+    """Effect and damage that a reader must not miss."""
+    notes = []
+    if weights["unlearned"] == weights["original"]:
+        notes.append("Not one weight or buffer changed: the method did nothing.")
+    if not all(p.isfinite().all() for p in done.module.parameters()):
+        notes.append("The unlearned weights are not finite: the method diverged and the model is destroyed.")
+    return notes
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _memory(device: torch.device) -> Iterator[list[int]]:
+    """Fills in, afterwards, the peak memory in bytes above what was in use before."""
+    peak = [0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    before = _resident("VmRSS")
+    _reset_peak()
+    yield peak
+    peak[0] = max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    """Memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak."""
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+        return 0
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _reset_peak() -> None:
+    """Makes Linux count the peak from now on; elsewhere the peak is that of the whole process."""
+    try:
+        if sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return

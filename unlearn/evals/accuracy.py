@@ -1,0 +1,48 @@
+"""Accuracy."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.stats import wilson
+from unlearn.registry import metrics
+
+
+@metrics.register("accuracy")
+class Accuracy(Metric):
+    """Share of examples classified right, on forget, retain and test data.
+
+    Where classes are removed, held-out examples are counted apart: those of the removed classes
+    (`test_forget`) and of the others (`test_retain`). A good model answers the forget set as the oracle
+    does, not worse.
+
+    References:
+        Fan et al., 2024, arXiv:2310.12508 (FA = 1 - UA, RA, TA)
+    """
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """One score for each set."""
+        sets = ["forget", "retain", "test"]
+        if ev.removed:
+            sets = ["forget", "retain", "test_forget", "test_retain"]
+        return [self._score(ev, where) for where in sets]
+
+    def _score(self, ev: Evidence, where: str) -> Score:
+        n = len(ev.y(where))
+        hits = ev.correct("unlearned", where)
+        low, high = wilson(int(hits.sum()), n)
+        return ev.level(
+            f"accuracy/{where}", lambda who: accuracy(ev.correct(who, where)), Aim.MATCH, metric="accuracy",
+            low=low, high=high, interval="wilson 95 %", n=n, headline=True,
+        )  # fmt: skip
+
+
+def accuracy(correct: Tensor) -> float:
+    """Share of True in a vector of shape (N,).
+
+    Example:
+        >>> accuracy(torch.tensor([True, True, False, True]))
+        0.75
+    """
+    return float(correct.double().mean())

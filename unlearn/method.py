@@ -1,0 +1,81 @@
+"""The one abstraction a method implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_type_hints
+
+from unlearn.data import Split
+from unlearn.knobs import Declared
+from unlearn.registry import unknown
+from unlearn.runtime import Run
+from unlearn.subject import Subject
+
+S = TypeVar("S", bound=Subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A published setting.
+
+    Attributes:
+        source: Where it was published, and for which data and model.
+        values: Hyper-parameters that differ from the defaults.
+    """
+
+    source: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(Declared, ABC, Generic[S]):
+    """An unlearning procedure: hyper-parameters as fields, one verb.
+
+    A subclass declares its fields with `knob`, names the protocol it needs as the annotation of `subject`,
+    and draws randomness from `run.rng` alone. Its first docstring line says what it does to the model.
+    """
+
+    name: ClassVar[str] = ""
+    uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    """Fields of `Split` that it reads; `retain.x` is the set without its targets."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    deterministic: ClassVar[bool] = False
+    """Whether every seed gives the same weights."""
+    exact: ClassVar[bool] = False
+    """Whether the result is a model that never saw the forget set."""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Kinds of request on which the default does not work, with one sentence why."""
+
+    def reads(self) -> frozenset[str]:
+        """What this value of the method reads, where that depends on its fields; else `uses`."""
+        return self.uses
+
+    @abstractmethod
+    def unlearn(self, subject: S, data: Split, run: Run) -> S:
+        """Removes the influence of `data.forget` from `subject`.
+
+        Args:
+            subject: A private clone; it may be changed in place.
+            data: What was declared in `uses`; the rest is sealed.
+            run: Randomness, device, progress, log, deadline.
+
+        Returns:
+            The subject, or a wrapper with the same protocols.
+        """
+
+    @classmethod
+    def preset(cls, name: str, **values: Any) -> Self:
+        """The method with a published setting, `values` on top.
+
+        Raises:
+            UnknownName: If the method has no such preset.
+        """
+        if name not in cls.presets:
+            raise unknown(f"preset of {cls.name}", name, cls.presets)
+        return cls(**{**cls.presets[name].values, **values})
+
+
+def requires(method: type[Method[Any]]) -> type:
+    """The subject protocol a method was written against, read from its signature."""
+    return cast(type, get_type_hints(method.unlearn)["subject"])

@@ -1,0 +1,212 @@
+"""Measurements: a metric turns evidence into scores; evidence computes each forward pass once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unlearn.data import Handle
+from unlearn.errors import Mismatch
+from unlearn.knobs import Declared
+from unlearn.score import Aim, Score
+from unlearn.subject import Classifies, Embeds, HasLoss, Predicts, Subject, mode
+
+__all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
+
+Arrays = dict[str, Tensor]
+Cache = Callable[[str, str, Callable[[], Arrays]], Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Rows of a base set under a name of their own, at no further forward pass.
+
+    Attributes:
+        base: Name of the set.
+        rows: Positions in it, with shape (n,).
+        y: Targets to use instead of the set's, with shape (n,), or None.
+    """
+
+    base: str
+    rows: Tensor
+    y: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything a metric may look at.
+
+    Sets: `forget`, `retain` (training data), `fit` (held out, to fit attacks), `test` (held out, to score
+    everything). Views: `audit` and `audit_fit`, the held-out examples that are distributed as the forget
+    set, with which attacks compare it; where classes are removed, `test_forget` and `test_retain`.
+
+    Attributes:
+        subjects: `original`, `unlearned`, and where there are any `oracle`, `oracle2`, ...
+        handles: The sets by name.
+        views: Rows of sets by name.
+        request: Kind of the request: class, random, ...
+        removed: Ids of the classes of which no training example is retained.
+        classes: Names of the classes, by id.
+        facts: Costs and other numbers of the run: `seconds`, `peak_bytes`, `oracle_seconds`, `read`.
+        seed: For metrics that draw or train.
+        batch_size: Of forward passes.
+        cache: Keeps arrays of a model and set across runs; by default only this object keeps them.
+        passes: Forward passes made, by (model, set).
+    """
+
+    subjects: Mapping[str, Subject]
+    handles: Mapping[str, Handle]
+    views: Mapping[str, View] = field(default_factory=dict)
+    request: str = "random"
+    removed: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    batch_size: int = 512
+    cache: Cache = lambda _who, _where, make: make()
+    passes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether there is a retrained reference."""
+        return "oracle" in self.subjects
+
+    def outputs(self, who: str, where: str) -> Tensor:
+        """Outputs of a model on a set or view, in order, float32 with shape (N, K)."""
+        return self._get(who, where, "outputs")
+
+    def features(self, who: str, where: str) -> Tensor:
+        """Penultimate features, with shape (N, D)."""
+        return self._get(who, where, "features")
+
+    def losses(self, who: str, where: str) -> Tensor:
+        """Training loss of each example, with shape (N,); of a classifier, cross-entropy in nats."""
+        if isinstance(self.subjects[who], Classifies):
+            log_p = self.outputs(who, where).log_softmax(1)
+            return -log_p.gather(1, self.y(where)[:, None]).squeeze(1)
+        return self._get(who, where, "loss")
+
+    def correct(self, who: str, where: str) -> Tensor:
+        """Whether the most likely class is the target, with shape (N,)."""
+        return self.outputs(who, where).argmax(1) == self.y(where)
+
+    def y(self, where: str) -> Tensor:
+        """Targets of a set or view, in order, with shape (N,)."""
+        if (view := self.views.get(where)) is not None:
+            return view.y if view.y is not None else self.y(view.base)[view.rows]
+        return self._arrays("", where)["y"]
+
+    def index(self, where: str) -> Tensor:
+        """Example ids of a set or view, in order, with shape (N,)."""
+        if (view := self.views.get(where)) is not None:
+            return self.index(view.base)[view.rows]
+        return self._arrays("", where)["index"]
+
+    def level(self, name: str, of: Callable[[str], Tensor | float], aim: Aim, **rest: Any) -> Score:
+        """A score whose value each model has by itself: `of("original")`, `of("unlearned")`, `of("oracle")`.
+
+        The floor is the distance between two oracles, where there are two.
+        """
+        value = {who: float(of(who)) for who in self.subjects}
+        ref, second = value.get("oracle"), value.get("oracle2")
+        floor = None if ref is None or second is None else abs(ref - second)
+        return Score(name=name, value=value["unlearned"], original=value["original"], reference=ref,
+                     floor=floor, aim=aim, **_note(rest, self, aim))  # fmt: skip
+
+    def distance(
+        self, name: str, between: Callable[[str, str], Tensor | float], aim: Aim, **rest: Any
+    ) -> Score:
+        """A score that compares a model with the oracle: `between("unlearned", "oracle")`.
+
+        Without an oracle the value is unknown. The floor is the value between two oracles.
+        """
+        if not self.has_oracle:
+            return Score(name=name, value=None, aim=aim, **_note(rest, self, Aim.MATCH))
+        floor = float(between("oracle2", "oracle")) if "oracle2" in self.subjects else None
+        return Score(name=name, value=float(between("unlearned", "oracle")),
+                     original=float(between("original", "oracle")), floor=floor, aim=aim, **rest)  # fmt: skip
+
+    def _get(self, who: str, where: str, what: str) -> Tensor:
+        if (view := self.views.get(where)) is not None:
+            return self._get(who, view.base, what)[view.rows]
+        arrays = self._arrays(who, where)
+        if what not in arrays:
+            raise Mismatch(
+                f"{type(self.subjects[who]).__name__} has no {what}; choose other metrics with --metrics"
+            )
+        return arrays[what]
+
+    def _arrays(self, who: str, where: str) -> Arrays:
+        if (who, where) not in self._memo:
+            if who:
+                found = self.cache(who, where, lambda: self._pass(who, where))
+            else:
+                found = _targets(self.handles[where], self.batch_size)
+            self._memo[who, where] = found
+        return self._memo[who, where]
+
+    def _pass(self, who: str, where: str) -> Arrays:
+        subject, rng = self.subjects[who], None
+        self.passes[who, where] += 1
+        rows: dict[str, list[Tensor]] = {}
+        with torch.inference_mode(), mode(subject.module, train=False):
+            for batch in self.handles[where].batches(self.batch_size):
+                if rng is None:
+                    rng = torch.Generator(batch.index.device).manual_seed(self.seed)
+                found = {}
+                if isinstance(subject, Embeds):
+                    found["features"], found["outputs"] = subject.features_and_outputs(batch)
+                elif isinstance(subject, Predicts):
+                    found["outputs"] = subject.outputs(batch)
+                if isinstance(subject, HasLoss) and not isinstance(subject, Classifies):
+                    found["loss"] = subject.loss(batch, rng)
+                for name, value in found.items():
+                    rows.setdefault(name, []).append(value.float().cpu())
+        return {name: torch.cat(values) for name, values in rows.items()}
+
+
+def _targets(handle: Handle, size: int) -> Arrays:
+    batches = [(b.y.cpu(), b.index.cpu()) for b in handle.batches(size)]
+    return {"y": torch.cat([y for y, _ in batches]), "index": torch.cat([i for _, i in batches])}
+
+
+def _note(rest: dict[str, Any], ev: Evidence, aim: Aim) -> dict[str, Any]:
+    if ev.has_oracle or aim is not Aim.MATCH:
+        return rest
+    said = "no reference: cannot tell"
+    return {**rest, "note": f"{said}; {rest['note']}" if rest.get("note") else said}
+
+
+class Metric(Declared, ABC):
+    """A measurement of an unlearned model.
+
+    Beside the class stands a pure function on plain tensors, which tests check and users import.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[type] = Classifies
+    """Protocol of the subjects that it can measure."""
+
+    @abstractmethod
+    def measure(self, ev: Evidence) -> list[Score]:
+        """Scores of the unlearned model."""
+
+    def score_of(self, ev: Evidence) -> list[Score]:
+        """`measure`, refused in one line where the subject does not fit.
+
+        Raises:
+            Mismatch: If the subject lacks what the metric needs.
+        """
+        subject = ev.subjects["unlearned"]
+        if not isinstance(subject, self.needs):
+            raise Mismatch(
+                f"{self.name} measures what {self.needs.__name__}; {type(subject).__name__} does not offer it"
+            )
+        return self.measure(ev)

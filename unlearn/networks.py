@@ -1,0 +1,127 @@
+"""Residual networks of the field: ResNet-18 for 32 x 32 images, ResNet-20/56, and a small one for digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
+
+class Subsample(nn.Module):
+    """The parameter-free shortcut (option A): every second pixel, zero channels on both sides.
+
+    References:
+        He et al., 2016, Deep residual learning for image recognition, arXiv:1512.03385
+    """
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C + extra, H / 2, W / 2)."""
+        half = self.extra // 2
+        return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, self.extra - half))
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch norm, beside a shortcut.
+
+    Args:
+        cin: Channels in.
+        cout: Channels out.
+        stride: Of the first convolution.
+        project: Whether a shortcut that changes shape is a 1 x 1 convolution (option B) or `Subsample`.
+    """
+
+    def __init__(self, cin: int, cout: int, stride: int, project: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(cout)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or cin != cout:
+            conv = nn.Conv2d(cin, cout, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(cout)) if project else Subsample(cout - cin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C', H / stride, W / stride)."""
+        h = relu(self.bn1(self.conv1(x)))
+        return relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: stem, stages of blocks, global mean, linear head.
+
+    Args:
+        channels: Channels of the input.
+        classes: Number of outputs.
+        widths: Channels of each stage; every stage but the first halves the image.
+        depth: Blocks in each stage.
+        project: Shortcuts that change shape, see `Block`.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, widths: tuple[int, ...], depth: int, project: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        stages, cin = [], widths[0]
+        for i, cout in enumerate(widths):
+            blocks = [
+                Block(cin if j == 0 else cout, cout, 2 if i and j == 0 else 1, project) for j in range(depth)
+            ]
+            stages.append(nn.Sequential(*blocks))
+            cin = cout
+        for i, stage in enumerate(stages, 1):
+            self.add_module(f"layer{i}", stage)
+        self.stages = len(stages)
+        self.linear = nn.Linear(cin, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, channels, H, W)."""
+        h = relu(self.bn1(self.conv1(x)))
+        for i in range(1, self.stages + 1):
+            h = self.get_submodule(f"layer{i}")(h)
+        logits: Tensor = self.linear(h.mean((2, 3)))
+        return logits
+
+
+def resnet18(channels: int = 3, classes: int = 10) -> ResNet:
+    """ResNet-18 with the 3 x 3 stem that is usual for 32 x 32 images."""
+    return ResNet(channels, classes, (64, 128, 256, 512), 2)
+
+
+def resnet20(channels: int = 3, classes: int = 10) -> ResNet:
+    """ResNet-20 for CIFAR with parameter-free shortcuts."""
+    return ResNet(channels, classes, (16, 32, 64), 3, project=False)
+
+
+def resnet56(channels: int = 3, classes: int = 10) -> ResNet:
+    """ResNet-56 for CIFAR with parameter-free shortcuts."""
+    return ResNet(channels, classes, (16, 32, 64), 9, project=False)
+
+
+def resnet8(channels: int = 1, classes: int = 10) -> ResNet:
+    """A small residual network for 8 x 8 to 28 x 28 images: three blocks, 0.2 million weights."""
+    return ResNet(channels, classes, (24, 48, 96), 1)
+
+
+NETWORKS: dict[str, Callable[[int, int], ResNet]] = {
+    "resnet8": resnet8,
+    "resnet18": resnet18,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+}
+
+
+def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
+    """A network whose initial weights come from `rng`; the global generator stays as it was."""
+    seed = int(torch.randint(0, 2**31 - 1, (1,), generator=rng, device=rng.device).item())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()

@@ -1,0 +1,73 @@
+"""Looking into a module while it runs: the order of its layers, its head, what enters the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unlearn.errors import BadValue, Mismatch
+from unlearn.registry import unknown
+from unlearn.subject import mode
+
+
+@contextmanager
+def watching(modules: list[nn.Module], see: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Calls `see(module, inputs, output)` after each forward of these modules; leaves no hook behind."""
+    hooks = [m.register_forward_hook(see) for m in modules]
+    try:
+        yield
+    finally:
+        for h in hooks:
+            h.remove()
+
+
+def layers(module: nn.Module, x: Tensor) -> list[nn.Module]:
+    """Modules that own weights, in the order in which a forward pass over `x` enters them."""
+    owners = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    seen: dict[nn.Module, None] = {}
+    with torch.no_grad(), mode(module, train=False), watching(owners, lambda m, _i, _o: seen.setdefault(m)):
+        module(x)
+    return list(seen)
+
+
+def find_head(module: nn.Module, x: Tensor) -> str:
+    """Name of the last linear layer that a forward pass over `x` enters; what enters it are the features.
+
+    Raises:
+        Mismatch: If the module has no linear layer.
+    """
+    names: dict[nn.Module, str] = {m: n for n, m in module.named_modules()}
+    linear = [m for m in layers(module, x) if isinstance(m, nn.Linear)]
+    if not linear:
+        raise Mismatch(
+            f"{type(module).__name__} has no linear layer to take as its head; name the last layer with head='...'"
+        )
+    return names[linear[-1]]
+
+
+def named(module: nn.Module, name: str) -> nn.Module:
+    """The submodule of this name.
+
+    Raises:
+        UnknownName: With the nearest name.
+    """
+    known: dict[str, nn.Module] = dict(module.named_modules())
+    if name not in known:
+        raise unknown("layer", name, [n for n, m in known.items() if n and isinstance(m, nn.Linear)])
+    return known[name]
+
+
+def run_with_input_of(module: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
+    """One forward pass over `x`: what enters `layer`, flattened to (B, D), and the output of `module`."""
+    caught: list[Tensor] = []
+    with watching([layer], lambda _m, inputs, _o: caught.append(inputs[0])):
+        out = module(x)
+    if not caught:
+        raise BadValue(
+            "the layer named as head is not entered in a forward pass; name the one that makes the outputs"
+        )
+    return caught[-1].flatten(1), out

@@ -1,0 +1,60 @@
+"""Choosing the weights that may move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def top_share(scores: Sequence[Tensor], share: float) -> list[Tensor]:
+    """Marks the largest scores over all tensors together.
+
+    Args:
+        scores: One tensor for each parameter, of its shape.
+        share: Share ρ of all entries to mark; int(ρ P) of P entries are.
+
+    Returns:
+        Masks of the same shapes, 1 for marked and 0 for the rest, in the scores' type.
+    """
+    flat = torch.cat([s.flatten() for s in scores])
+    mask = torch.zeros_like(flat)
+    mask[flat.topk(int(share * len(flat))).indices] = 1
+    return [m.view_as(s) for m, s in zip(mask.split([s.numel() for s in scores]), scores, strict=True)]
+
+
+class MaskedSGD:
+    """SGD with momentum that moves marked coordinates only; the others keep their bits.
+
+    Weight decay goes into the gradient before the mask, g ← m ⊙ (∇ + wd θ), so that a masked coordinate
+    has no gradient and no momentum: the same as stepping and restoring, without a copy of the weights.
+
+    Args:
+        params: Parameters θ.
+        masks: m, one for each parameter.
+        lr: Step size.
+        momentum: Of the running gradient.
+        weight_decay: wd.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
+        self.params, self.masks, self.weight_decay = list(params), list(masks), weight_decay
+        self._sgd = torch.optim.SGD(self.params, lr=lr, momentum=momentum, foreach=True)
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`; no gradient is left behind."""
+        with torch.enable_grad():
+            grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        for p, g, m in zip(self.params, grads, self.masks, strict=True):
+            p.grad = m * (self.weight_decay * p if g is None else g + self.weight_decay * p)
+        self._sgd.step()
+        self._sgd.zero_grad(set_to_none=True)

@@ -1,0 +1,82 @@
+"""Small pieces of training loops that many methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from unlearn.data import Handle
+from unlearn.errors import Mismatch
+from unlearn.subject import Classifies, Predicts, mode
+
+
+def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One optimiser step down the gradient of `loss`; no gradient is left behind."""
+    loss.backward()
+    opt.step()
+    opt.zero_grad(set_to_none=True)
+
+
+def sgd(params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over all tensors at once."""
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, foreach=True)
+
+
+@torch.inference_mode()
+def accuracy(subject: Classifies, handle: Handle, size: int = 512) -> float:
+    """Share of a set that is classified right, in evaluation mode."""
+    with mode(subject.module, train=False):
+        hits = [(subject.outputs(b).argmax(1) == b.y).sum() for b in handle.batches(size)]
+    return float(torch.stack(hits).sum() / len(handle))
+
+
+@torch.no_grad()
+def outputs_by_index(subject: Predicts, *handles: Handle, size: int = 512) -> Lookup:
+    """Outputs on plain inputs in evaluation mode, to be looked up by example id: a teacher's cache."""
+    rows, values = [], []
+    with mode(subject.module, train=False):
+        for handle in handles:
+            for batch in handle.batches(size):
+                rows.append(batch.index)
+                values.append(subject.outputs(batch).float())
+    return Lookup(torch.cat(rows), torch.cat(values))
+
+
+class Lookup:
+    """Values by example id.
+
+    Args:
+        index: Ids, with shape (N,).
+        values: One row for each id, with shape (N, *).
+    """
+
+    def __init__(self, index: Tensor, values: Tensor) -> None:
+        self.values = values
+        self.place = torch.full((int(index.max()) + 1,), -1, device=index.device)
+        self.place[index] = torch.arange(len(index), device=index.device)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Rows of these ids, with shape (B, *)."""
+        return self.values[self.place[index]]
+
+
+def reinitialised(module: nn.Module, rng: Generator) -> nn.Module:
+    """The same module with every layer newly initialised, in place.
+
+    Raises:
+        Mismatch: If a layer owns weights but cannot reset them.
+    """
+    seed = int(torch.randint(0, 2**31 - 1, (1,), generator=rng, device=rng.device).item())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for m in module.modules():
+            reset: Callable[[], None] | None = getattr(m, "reset_parameters", None)
+            if reset is not None:
+                reset()
+            elif next(m.parameters(recurse=False), None) is not None:
+                raise Mismatch(
+                    f"{type(m).__name__} owns weights but has no reset_parameters(); give the subject `build`, a function that returns the untrained model"
+                )
+    return module

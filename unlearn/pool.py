@@ -1,0 +1,248 @@
+"""Originals and oracles: trained on demand, kept by content, shared by every method and metric."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
+from unlearn.errors import BadData, BadValue
+from unlearn.patch import load_tensors, save_tensors, weights_hash
+from unlearn.provenance import code_version
+from unlearn.request import Request
+from unlearn.runtime import Progress, Run, Silent, seeded_globals
+from unlearn.scenario import (
+    Material,
+    Part,
+    Scenario,
+    Seeds,
+    Shelf,
+    Trial,
+    audit_views,
+    removed_classes,
+    steps,
+)
+from unlearn.store import Store, address
+from unlearn.subject import Classifies, Subject, Trains, mode
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model with its address in the store.
+
+    Attributes:
+        subject: The model.
+        address: Of its weights: of the recipe if we trained it, of their hash if not.
+        seconds: Training time, or None if somebody else trained it.
+    """
+
+    subject: Subject
+    address: str
+    seconds: float | None
+
+
+class Pool:
+    """Makes the models and trials of one scenario.
+
+    Args:
+        scenario: The recipe.
+        store: Where trained models are kept.
+        device: Where they live.
+        progress: Draws progress.
+        budget: Bytes up to which a data source is kept whole on the device.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        store: Store,
+        device: torch.device,
+        progress: Progress | None = None,
+        budget: int = RESIDENT_BYTES,
+    ) -> None:
+        self.scenario, self.store, self.device = scenario, store, device
+        self.progress = progress or Silent()
+        self.material: Material = scenario.material()
+        self.shelf = Shelf(self.material, device, budget)
+        check_labels(self.material, scenario.subject(torch.Generator()))
+
+    def original(self, seed: int) -> Model:
+        """The model before unlearning: somebody's, or trained on the whole training set."""
+        given = self.scenario.original()
+        if given is None:
+            return self.trained(torch.ones(len(self.material.train.rows), dtype=torch.bool), seed, "original")
+        given.module.to(self.device)
+        return Model(given, address({"weights": weights_hash(given.module.state_dict())}), None)
+
+    def trained(self, keep: Tensor, seed: int, what: str) -> Model:
+        """A model trained by the scenario's recipe on some rows of the training set.
+
+        Args:
+            keep: Which rows, as a mask of shape (N,).
+            seed: Of initial weights and training.
+            what: Word for the progress bar: original or oracle.
+
+        Raises:
+            BadValue: If nothing is kept.
+        """
+        if not keep.any():
+            raise BadValue("nothing would be left to train on; ask to forget less")
+        subject = self._fresh(seed)
+        recipe = {
+            "scenario": self.scenario.name,
+            "options": self.scenario.options(),
+            "material": self.material.content,
+            "subset": rows_digest(self.material.train.rows[keep]),
+            "recipe": subject.recipe.describe(),
+            "seed": seed,
+            "device": self.device.type,
+            "code": code_version([type(self.scenario).__module__, *self.scenario.modules]),
+        }
+        path = self.store.build("trained", recipe, self._train(subject, keep, seed, what))
+        subject.module.load_state_dict(load_tensors(path / "weights.safetensors"))
+        seconds: float = json.loads((path / "info.json").read_text())["seconds"]
+        return Model(subject, address(recipe), seconds)
+
+    def can_train(self, subject: Subject) -> bool:
+        """Whether there is a recipe, and with it an oracle."""
+        return isinstance(subject, Trains) and subject.recipe is not None and self.scenario.original() is None
+
+    def trial(
+        self,
+        seeds: Seeds,
+        step: int = 0,
+        previous: Model | None = None,
+        oracles: int = 1,
+    ) -> Trial:
+        """One seeded realisation, its models trained or fetched.
+
+        Args:
+            seeds: The seeds.
+            step: Which request of a sequence.
+            previous: What the step before left behind.
+            oracles: How many retrained references; two or more give noise floors.
+        """
+        request, forget, before = self._draw(seeds, step)
+        train, kept = self.material.train, ~(forget | before)
+        removed = removed_classes(train.labels, forget | before)
+        original = previous or self.original(seeds.train)
+        handles: dict[str, Resident | Stream] = {
+            "forget": self.shelf.of(train, forget),
+            "retain": self.shelf.of(train, kept),
+            "validation": self.shelf.of(self.material.validation),
+            "fit": self.shelf.of(self.material.fit),
+            "test": self.shelf.of(self.material.test),
+        }
+        if self.material.surrogate is not None:
+            handles["surrogate"] = self.shelf.on(self.material.surrogate)
+        if before.any():
+            handles["forgotten"] = self.shelf.of(train, before)
+        probe(original.subject, handles["forget"])
+        notes: tuple[str, ...] = ()
+        made: list[Model] = []
+        if self.can_train(original.subject):
+            made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
+        else:
+            notes = (
+                "No training recipe is known for this model, so there is no oracle: scores that need one cannot tell.",
+            )
+        facts = {"original_seconds": original.seconds, "oracle_seconds": made[0].seconds if made else None}
+        sizes = {name: len(h) for name, h in handles.items()}
+        return Trial(
+            self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
+            audit_views(request, self.material, removed), removed, train.labels.classes, original.address,
+            [m.address for m in made], {**facts, "sizes": sizes, "step": step}, notes,
+        )  # fmt: skip
+
+    def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
+        """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
+        labels = self.material.train.labels
+        before = torch.zeros(len(labels.y), dtype=torch.bool)
+        forget = before.clone()
+        for k, request in enumerate(steps(self.scenario.request)[: step + 1]):
+            before |= forget
+            rng = torch.Generator().manual_seed(seeds.draw + 7919 * k)
+            forget = torch.zeros_like(before)
+            forget[request.rows(labels, rng)] = True
+            forget &= ~before
+        if not forget.any():
+            raise BadValue(f"{request}: all of it was forgotten by an earlier request; leave it out")
+        if (forget | before).all():
+            raise BadValue(
+                f"{self.scenario.request}: this is the whole training set; nothing would be left to retain"
+            )
+        return request, forget, before
+
+    def _fresh(self, seed: int) -> Any:
+        subject = self.scenario.subject(torch.Generator().manual_seed(seed))
+        subject.module.to(self.device)
+        return subject
+
+    def _train(self, subject: Any, keep: Tensor, seed: int, what: str) -> Callable[[Path], None]:
+        def make(folder: Path) -> None:
+            run = Run(seed, self.device, self.progress, task=f"train {what}")
+            started = time.perf_counter()
+            with seeded_globals(seed, self.device):
+                subject.fit(self.shelf.of(self.material.train, keep), run)
+            seconds = time.perf_counter() - started
+            save_tensors(folder / "weights.safetensors", subject.module.state_dict())
+            save_tensors(folder / "rows.safetensors", {"rows": self.material.train.rows[keep]})
+            (folder / "info.json").write_text(json.dumps({"seconds": seconds, "what": what}))
+
+        return make
+
+
+def rows_digest(rows: Tensor) -> str:
+    """Hash of a list of example ids."""
+    return weights_hash({"rows": rows.cpu().long()})[:32]
+
+
+def check_labels(material: Material, subject: Subject) -> None:
+    """Refuses class labels that the model has no output for.
+
+    Raises:
+        BadData: With the first bad label and its row.
+    """
+    if not isinstance(subject, Classifies):
+        return
+    parts: dict[str, Part] = {"training": material.train, "validation": material.validation,
+                              "held-out": material.fit, "test": material.test}  # fmt: skip
+    for name, part in parts.items():
+        y = part.labels.y
+        if y.is_floating_point() or y.ndim != 1:
+            raise BadData(
+                f"{name} labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}; a classifier predicts class ids"
+            )
+        bad = ((y < 0) | (y >= subject.classes)).nonzero().flatten()
+        if len(bad):
+            raise BadData(
+                f"{name} label {int(y[bad[0]])} in row {int(bad[0])} is out of range: the model has classes 0 to {subject.classes - 1}; fix the labels or the model"
+            )
+
+
+def probe(subject: Subject, handle: Handle) -> None:
+    """Refuses data that the model does not accept, by one small forward pass.
+
+    Raises:
+        BadData: With the shape that was given and what the model said.
+    """
+    call: Any = getattr(subject, "loss", None)
+    if call is None:
+        return
+    batch = next(handle.batches(2))
+    rng = torch.Generator(batch.index.device).manual_seed(0)
+    try:
+        with torch.no_grad(), mode(subject.module, train=False):
+            call(batch, rng)
+    except (RuntimeError, ValueError, IndexError, TypeError) as err:
+        said = str(err).splitlines()[0]
+        raise BadData(
+            f"the model does not accept inputs of shape {tuple(batch.x.shape[1:])} ({batch.x.dtype}): {said}; give data of the shape it was trained on"
+        ) from err

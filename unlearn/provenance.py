@@ -1,0 +1,119 @@
+"""Where a result comes from: hashes of the code that made it, and the environment it ran in."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+PACKAGES = ("torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value, as 64 hexadecimal digits.
+
+    Example:
+        >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def code_version(modules: Iterable[str]) -> str:
+    """Hash of the source of these modules and of all they import from this package.
+
+    Comments, docstrings and layout do not count, so a change of words voids no result.
+
+    Args:
+        modules: Dotted names below `unlearn`; a name outside it is a user's module and must be
+            entered into the recipe by the hash of its file instead.
+    """
+    todo, seen = {m for m in modules if m.split(".")[0] == "unlearn"}, set[str]()
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        todo |= set(_source(name)[1]) - seen
+    return digest({name: _source(name)[0] for name in sorted(seen)})[:16]
+
+
+@functools.cache
+def _source(name: str) -> tuple[str, tuple[str, ...]]:
+    """Hash of one module's code, and the modules of this package that it imports."""
+    path = _file(name)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = {
+        found
+        for node in ast.walk(tree)
+        for target in _targets(node)
+        if (found := target if _exists(target) else target.rpartition(".")[0]).startswith("unlearn.")
+    }
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imports))
+
+
+def _targets(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [a.name for a in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        return [f"{node.module}.{a.name}" for a in node.names]
+    return []
+
+
+def _file(name: str) -> Path:
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _exists(name: str) -> bool:
+    return name.startswith("unlearn") and _file(name).exists()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout this package runs from and whether it is dirty; empty outside one."""
+    if not (ROOT.parent / ".git").exists():
+        return {}
+    run = functools.partial(subprocess.run, cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    commit = run(["git", "rev-parse", "HEAD"])
+    if commit.returncode:
+        return {}
+    dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    return {"commit": commit.stdout.strip(), "dirty": bool(dirty)}
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python and the packages that matter, the platform, the commit."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "unlearn": importlib.metadata.version("unlearn-workbench"),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "machine": platform.machine(),
+        "packages": versions,
+        **git_state(),
+    }

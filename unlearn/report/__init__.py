@@ -1,0 +1,112 @@
+"""What a run leaves behind: recipe, scores, costs, pictures as data, environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unlearn.errors import BadData
+from unlearn.score import Score
+
+SCHEMA = 1
+
+
+class Costs(BaseModel):
+    """What the unlearning call cost; statistics that were computed for it are included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(description="Wall time of the unlearning call")
+    peak_bytes: int = Field(description="Peak memory above what was in use before the call")
+    read: dict[str, int] = Field(description="Examples read of each set that was lent")
+    changed: float = Field(description="Share of the parameters whose value changed, 0 to 1")
+    original_seconds: float | None = Field(
+        None, description="Training time of the original, if we trained it"
+    )
+    oracle_seconds: float | None = Field(None, description="Training time of the oracle, if there is one")
+
+
+class Report(BaseModel):
+    """One method on one trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(SCHEMA, description="Version of this layout")
+    id: str = Field(description="Address in the store")
+    recipe: dict[str, Any] = Field(description="Everything needed to make this report again")
+    request: dict[str, Any] = Field(description="What was forgotten: text, kind, sizes of the sets, classes")
+    scores: tuple[Score, ...] = Field(description="Every measured number")
+    costs: Costs
+    weights: dict[str, str] = Field(description="SHA-256 of the original's, unlearned and oracle's weights")
+    figures: dict[str, Any] = Field(default_factory=dict, description="Data of the pictures")
+    log: dict[str, list[float]] = Field(default_factory=dict, description="Scalars that the method noted")
+    notes: tuple[str, ...] = Field((), description="Limits of this run, in sentences")
+    environment: dict[str, Any] = Field(description="Versions, device, commit")
+    created: str = Field(description="UTC time, ISO 8601")
+
+    @property
+    def method(self) -> str:
+        """Registered name of the method."""
+        return str(self.recipe["method"]["name"])
+
+    @property
+    def scenario(self) -> str:
+        """The scenario and request, as written on the command line."""
+        return str(self.recipe["scenario"]["text"])
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Seeds of training, of the forget draw and of the method."""
+        return dict(self.recipe["seeds"])
+
+    def score(self, name: str) -> Score | None:
+        """The score of this name, or None."""
+        return next((s for s in self.scores if s.name == name), None)
+
+    def save(self, path: Path) -> None:
+        """Writes the report as JSON."""
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False))
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Reads a report.
+
+        Raises:
+            BadData: If the file is missing, is no report, or has another layout.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except (OSError, ValueError) as err:
+            raise BadData(f"cannot read a report from {path}: {err}") from err
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA:
+            raise BadData(
+                f"{path} is no report of schema {SCHEMA} (it says {version!r}); make it again with `unlearn run`"
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as err:
+            where = ".".join(map(str, err.errors()[0]["loc"]))
+            raise BadData(f"{path} is no valid report: {where}: {err.errors()[0]['msg']}") from err
+
+
+def gap(scores: Iterable[Score]) -> float | None:
+    """Mean distance from the oracle over the scores that have one; None if none has.
+
+    Example:
+        >>> from unlearn.score import Aim
+        >>> forget = Score(name="a", metric="a", value=0.1, reference=0.0, aim=Aim.MATCH)
+        >>> gap([forget])
+        0.1
+    """
+    gaps = [s.gap for s in scores if s.gap is not None]
+    return sum(gaps) / len(gaps) if gaps else None
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a report, with its version as the id."""
+    return {"$id": f"unlearn-report-{SCHEMA}", **Report.model_json_schema()}

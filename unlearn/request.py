@@ -1,0 +1,294 @@
+"""What to forget, as data: small values that are written as `class=3`, `random=0.1`, `indices=ids.txt`."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from unlearn.errors import BadValue
+from unlearn.knobs import Declared, knob
+from unlearn.registry import unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a request may look at: the training set without its inputs.
+
+    Attributes:
+        y: Class or target of each example, with shape (N,).
+        classes: Names of the classes, by id.
+        fine: Sub-class of each example, with shape (N,), or None.
+        fine_classes: Names of the sub-classes, by id.
+        groups: Owner of each example (person, author, account), or None.
+        noisy: Which labels are wrong on purpose, with shape (N,), or None.
+    """
+
+    y: Tensor
+    classes: tuple[str, ...] = ()
+    fine: Tensor | None = None
+    fine_classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    noisy: Tensor | None = None
+
+
+class Request(Declared, ABC):
+    """A choice of training examples to be forgotten."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """Sorted positions of the examples to forget, with shape (n,).
+
+        Raises:
+            BadValue: If nothing is chosen, or a name or position does not exist.
+        """
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The request as it is written on the command line."""
+
+
+class ForgetClass(Request):
+    """All examples of a class: `class=3` or `class=ship`."""
+
+    kind: ClassVar[str] = "class"
+    label: str = knob(..., "number or name of the class")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        return _chosen(labels.y == class_id(self.label, labels.classes, "class"), self)
+
+    def __str__(self) -> str:
+        return f"class={self.label}"
+
+
+class ForgetSubclass(Request):
+    """All examples of a finer class than the model predicts: `subclass=rocket`."""
+
+    kind: ClassVar[str] = "subclass"
+    label: str = knob(..., "number or name of the sub-class")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        if labels.fine is None:
+            raise BadValue(
+                f"{self}: these data have no sub-classes; ask for class=, random=, indices= or group="
+            )
+        return _chosen(labels.fine == class_id(self.label, labels.fine_classes, "sub-class"), self)
+
+    def __str__(self) -> str:
+        return f"subclass={self.label}"
+
+
+class ForgetRandom(Request):
+    """A random share of the training set: `random=0.1`."""
+
+    kind: ClassVar[str] = "random"
+    fraction: float = knob(..., "share of the training set", gt=0, lt=1)
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        n = len(labels.y)
+        order = torch.randperm(n, generator=rng, device=rng.device).cpu()
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[order[: round(self.fraction * n)]] = True
+        return _chosen(chosen, self)
+
+    def __str__(self) -> str:
+        return f"random={self.fraction:g}"
+
+
+class ForgetIndices(Request):
+    """Examples by position in the training set: `indices=ids.txt` or `indices=1:5:8`."""
+
+    kind: ClassVar[str] = "indices"
+    indices: tuple[int, ...] = knob(..., "positions in the training set, from 0")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        n = len(labels.y)
+        if outside := [i for i in self.indices if not 0 <= i < n]:
+            raise BadValue(
+                f"indices: {outside[0]} is outside the training set, which has positions 0 to {n - 1} ({len(outside)} such)"
+            )
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[list(self.indices)] = True
+        return _chosen(chosen, self)
+
+    def __str__(self) -> str:
+        if len(self.indices) <= 8:
+            return "indices=" + ":".join(map(str, self.indices))
+        mark = hashlib.sha256(repr(sorted(self.indices)).encode()).hexdigest()[:8]
+        return f"indices={len(self.indices)} examples ({mark})"
+
+
+class ForgetGroup(Request):
+    """All examples of one owner, such as a person: `group=alice`."""
+
+    kind: ClassVar[str] = "group"
+    group: str = knob(..., "name in the group column")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        if labels.groups is None:
+            raise BadValue(
+                f"{self}: these data have no group column; name one with --group-column or ask for class=, random= or indices="
+            )
+        if self.group not in labels.groups:
+            raise unknown("group", self.group, sorted(set(labels.groups)))
+        return _chosen(torch.tensor([g == self.group for g in labels.groups]), self)
+
+    def __str__(self) -> str:
+        return f"group={self.group}"
+
+
+class ForgetNoise(Request):
+    """All examples whose label was made wrong on purpose: `noisy`."""
+
+    kind: ClassVar[str] = "noisy"
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        if labels.noisy is None:
+            raise BadValue(
+                "noisy: these data have no label noise; add it to the scenario, as in digits/noisy,noise=0.1"
+            )
+        return _chosen(labels.noisy, self)
+
+    def __str__(self) -> str:
+        return "noisy"
+
+
+class ForgetSequence(Request):
+    """Several requests one after another: `class=3+class=5`."""
+
+    kind: ClassVar[str] = "sequence"
+    steps: tuple[Request, ...] = knob(..., "the requests, in order")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """Everything that any of the requests names; the bench serves them one by one."""
+        rows: Tensor = torch.cat([s.rows(labels, rng) for s in self.steps]).unique()
+        return rows
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Steps with their kinds."""
+        return {"steps": [request_dict(s) for s in self.steps]}
+
+
+KINDS: dict[str, type[Request]] = {
+    c.kind: c
+    for c in (
+        ForgetClass,
+        ForgetSubclass,
+        ForgetRandom,
+        ForgetIndices,
+        ForgetGroup,
+        ForgetNoise,
+        ForgetSequence,
+    )
+}
+
+
+def parse(text: str) -> Request:
+    """Reads a request as it is written on the command line.
+
+    Args:
+        text: `class=3`, `subclass=rocket`, `random=0.1`, `group=alice`, `noisy`, `indices=1:5:8`, the path
+            of a file with one position in each line, or several of these joined by `+`.
+
+    Raises:
+        BadValue: If it is none of these.
+
+    Example:
+        >>> parse("class=3+class=5")
+        ForgetSequence(steps=(ForgetClass(label='3'), ForgetClass(label='5')))
+    """
+    if "+" in text and not Path(text).is_file():
+        return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
+    kind, _, value = text.partition("=")
+    if kind == "noisy" and not value:
+        return ForgetNoise()
+    if kind in ("class", "subclass") and value:
+        return ForgetClass(label=value) if kind == "class" else ForgetSubclass(label=value)
+    if kind == "group" and value:
+        return ForgetGroup(group=value)
+    if kind == "random" and value:
+        return ForgetRandom(fraction=_number(value, text))
+    if kind == "indices" and value:
+        return _indices(value)
+    if not value and Path(text).is_file():
+        return _indices(text)
+    raise BadValue(
+        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, noisy, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
+    )
+
+
+def request_dict(request: Request) -> dict[str, Any]:
+    """A request as JSON; `request_from` turns it back."""
+    return {"kind": request.kind, **request.to_dict()}
+
+
+def request_from(values: dict[str, Any]) -> Request:
+    """Builds a request from its JSON."""
+    fields = {k: v for k, v in values.items() if k != "kind"}
+    if values["kind"] == "sequence":
+        return ForgetSequence(steps=tuple(request_from(s) for s in fields["steps"]))
+    return KINDS[values["kind"]].from_dict(fields)
+
+
+def class_id(label: str, classes: Sequence[str], what: str) -> int:
+    """The id of a class given by number or name.
+
+    Raises:
+        BadValue: If there is no such class.
+    """
+    if label in classes:
+        return list(classes).index(label)
+    if label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    shown = ", ".join(classes[:25]) + (", ..." if len(classes) > 25 else "")
+    raise BadValue(f"no {what} called {label!r}; there are {len(classes)}: {shown}")
+
+
+def _chosen(mask: Tensor, request: Request) -> Tensor:
+    rows = mask.cpu().nonzero().flatten()
+    if not len(rows):
+        raise BadValue(
+            f"{request}: no training example fits, the forget set is empty; choose one that the training set holds"
+        )
+    if len(rows) == len(mask):
+        raise BadValue(
+            f"{request}: this is the whole training set of {len(mask)}; nothing would be left to retain, train a new model instead"
+        )
+    return rows
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise BadValue(f"{text}: {value!r} is no number; write a share such as random=0.1") from None
+
+
+def _indices(value: str) -> ForgetIndices:
+    path = Path(value)
+    words = path.read_text().split() if path.is_file() else value.split(":")
+    if bad := [w for w in words if not w.isdecimal()]:
+        hint = "" if path.is_file() else f"; no file is called {value!r}"
+        raise BadValue(
+            f"indices: {bad[0]!r} is no position; give whole numbers from 0, one in each line{hint}"
+        )
+    if not words:
+        raise BadValue(f"indices: {value!r} holds no position, the forget set is empty")
+    return ForgetIndices(indices=tuple(int(w) for w in words))

@@ -1,0 +1,152 @@
+"""What the workbench lends a method for one run: randomness, a device, progress, a log, a deadline."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from unlearn.errors import BadValue, OutOfTime
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Draws progress; the default draws nothing."""
+
+    def start(self, label: str, total: int | None) -> int:
+        """Begins a task of `total` steps and returns its id."""
+        ...
+
+    def advance(self, task: int) -> None:
+        """One step is done."""
+        ...
+
+    def stop(self, task: int) -> None:
+        """The task is over, finished or not."""
+        ...
+
+
+class Silent:
+    """Progress that draws nothing."""
+
+    def start(self, label: str, total: int | None) -> int:
+        """See `Progress.start`."""
+        return 0
+
+    def advance(self, task: int) -> None:
+        """See `Progress.advance`."""
+
+    def stop(self, task: int) -> None:
+        """See `Progress.stop`."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run's randomness and surroundings.
+
+    Attributes:
+        seed: Seed of `rng`.
+        device: Where models and data live.
+        progress: Draws progress.
+        deadline: `time.monotonic()` value after which `track` raises, or None.
+        task: Label of progress bars; replaces the one given to `track`.
+        log: Scalars by name, one for each call of `note`.
+        rng: Generator on the device; the only source of randomness of a method.
+    """
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = field(default_factory=Silent)
+    deadline: float | None = None
+    task: str = ""
+    log: dict[str, list[float]] = field(default_factory=dict)
+    rng: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = torch.Generator(self.device).manual_seed(self.seed)
+
+    def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        """Yields the items, showing progress and watching the deadline.
+
+        Raises:
+            OutOfTime: Before the first item after the deadline.
+        """
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        with self._task(self.task or label, total) as task:
+            for item in items:
+                if self.deadline is not None and time.monotonic() > self.deadline:
+                    raise OutOfTime(
+                        f"{label}: the time that was given is over; allow more with --minutes or ask for fewer epochs"
+                    )
+                yield item
+                self.progress.advance(task)
+
+    def note(self, **scalars: float) -> None:
+        """Adds one value to the log of each name."""
+        for name, value in scalars.items():
+            self.log.setdefault(name, []).append(float(value))
+
+    @contextmanager
+    def _task(self, label: str, total: int | None) -> Iterator[int]:
+        task = self.progress.start(label, total)
+        try:
+            yield task
+        finally:
+            self.progress.stop(task)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of this name; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        BadValue: If the device is not there.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type, False):
+        raise BadValue(
+            f"no device {name!r} here; there are: auto, {', '.join(k for k, v in there.items() if v)}"
+        )
+    return device
+
+
+@contextmanager
+def seeded_globals(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the global generators of torch, NumPy and Python, and restores them afterwards.
+
+    Library code that draws from them (dropout, samplers) is then reproducible too. On CUDA, kernels are
+    made deterministic as well.
+    """
+    python, array = random.getstate(), np.random.get_state()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

@@ -1,0 +1,341 @@
+"""Scenarios are recipes (data, model, training, request); a trial is one seeded realisation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from unlearn import request as requests
+from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
+from unlearn.errors import BadValue
+from unlearn.knobs import Declared, Knob, knob
+from unlearn.metric import View
+from unlearn.registry import scenarios, unknown
+from unlearn.request import ForgetSequence, Labels, Request
+from unlearn.sources import Relabeled, Source, Transform, as_float
+from unlearn.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """The three sources of chance, kept apart.
+
+    Attributes:
+        train: Of the original's and the oracle's training.
+        draw: Of the choice of forgotten examples.
+        method: Of the unlearning method.
+    """
+
+    train: int = 0
+    draw: int = 0
+    method: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """As JSON."""
+        return {"train": self.train, "draw": self.draw, "method": self.method}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a source, with what requests may look at.
+
+    Attributes:
+        source: Where the examples are.
+        rows: Positions in it, with shape (n,).
+        labels: Classes, sub-classes, groups of these rows, in order.
+    """
+
+    source: Source
+    rows: Tensor
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The data of a scenario, divided so that nothing is scored on what fitted or tuned it.
+
+    Attributes:
+        train: What the original is trained on.
+        validation: For tuning and stopping rules; never scored.
+        fit: Held out, to fit membership attacks.
+        test: Held out, to score everything.
+        content: Hash of the data.
+        transform: Applied to inputs on the device.
+        surrogate: Out-of-distribution inputs, or None.
+        noise: Share of training labels that are wrong on purpose; attacks compare with held-out examples
+            whose labels are as wrong.
+    """
+
+    train: Part
+    validation: Part
+    fit: Part
+    test: Part
+    content: str
+    transform: Transform = as_float
+    surrogate: Source | None = None
+    noise: float = 0.0
+
+
+class Scenario(Declared, ABC):
+    """Data, model, training recipe and request; everything but the seeds."""
+
+    name: ClassVar[str] = ""
+    default_request: ClassVar[str] = "class=3"
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules beside the scenario's own whose code decides what is trained."""
+    request: Request = knob(..., "what to forget")
+
+    @abstractmethod
+    def material(self) -> Material:
+        """The data, the same for every seed."""
+
+    @abstractmethod
+    def subject(self, rng: Generator) -> Subject:
+        """The untrained model, with its training recipe."""
+
+    def original(self) -> Subject | None:
+        """A model that somebody trained before; None means that the recipe trains one."""
+        return None
+
+    def options(self) -> dict[str, Any]:
+        """Fields other than the request, as JSON."""
+        return {k: v for k, v in self.model_dump(mode="json", exclude={"request"}).items()}
+
+    def __str__(self) -> str:
+        """The scenario as it is written on the command line."""
+        defaults = {k.name: k.default for k in type(self).knobs()}
+        extra = [f",{k}={_word(v)}" for k, v in self.options().items() if v != defaults[k]]
+        return f"{self.name}/{self.request}{''.join(extra)}"
+
+    def recipe(self) -> dict[str, Any]:
+        """JSON from which `from_recipe` builds the scenario again."""
+        return {
+            "name": self.name,
+            "request": requests.request_dict(self.request),
+            "options": self.options(),
+            "text": str(self),
+        }
+
+
+def parse(text: str, request: Request | None = None, **options: Any) -> Scenario:
+    """Reads a scenario as it is written on the command line.
+
+    Args:
+        text: A name, a request, and options: `digits`, `digits/class=3`, `digits/random=0.1,noise=0.1`.
+        request: Replaces the one in the text.
+        options: Added to those in the text.
+
+    Raises:
+        UnknownName: If there is no such scenario.
+        BadValue: If the request or an option cannot be read.
+    """
+    name, _, rest = text.partition("/")
+    cls = scenarios.get(name)
+    known = {k.name: k for k in cls.knobs() if k.name != "request"}
+    words = [w for w in rest.split(",") if w]
+    given = {w.partition("=")[0]: w.partition("=")[2] for w in words if w.partition("=")[0] in known}
+    asked = [w for w in words if w.partition("=")[0] not in known]
+    for word in asked:
+        kind = word.partition("=")[0].split("+")[0]
+        if kind not in requests.KINDS and "=" in word:
+            raise unknown(f"option or request of {name}", kind, [*known, *requests.KINDS])
+    if len(asked) > 1:
+        raise BadValue(
+            f"{text}: {' and '.join(asked)} are two requests; join several with +, as in class=3+class=5"
+        )
+    chosen = request or requests.parse(asked[0] if asked else cls.default_request)
+    read = {k: _read(known[k], v, name) for k, v in given.items()}
+    built: Scenario = cls(request=chosen, **{**read, **options})
+    return built
+
+
+def from_recipe(values: Mapping[str, Any]) -> Scenario:
+    """Builds a scenario from its JSON."""
+    cls = scenarios.get(values["name"])
+    built: Scenario = cls.from_dict(
+        {**values["options"], "request": requests.request_from(values["request"])}
+    )
+    return built
+
+
+def _read(k: Knob, text: str, name: str) -> Any:
+    kinds: dict[Any, Callable[[str], Any]] = {
+        int: int,
+        float: float,
+        bool: lambda t: {"true": True, "false": False}[t.lower()],
+    }
+    try:
+        return kinds.get(k.type, str)(text)
+    except (ValueError, KeyError):
+        raise BadValue(f"{name}: {k.name} must be {k.kind}, got {text!r} (default {k.default!r})") from None
+
+
+def _word(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+@dataclass(slots=True)
+class Trial:
+    """One seeded realisation of a scenario: models and handles, ready for a method.
+
+    Attributes:
+        scenario: What it realises.
+        request: What is forgotten in this step of it.
+        seeds: The seeds.
+        original: The model before unlearning.
+        oracles: Models retrained without the forget set; none where there is no recipe.
+        handles: `forget`, `retain`, `validation`, `fit`, `test`, and `surrogate` where there is one.
+        views: Rows of these sets under names of their own.
+        removed: Ids of the classes of which no training example is retained.
+        base: Address of the original.
+        oracle_bases: Addresses of the oracles.
+        facts: Training times and sizes for the report.
+        notes: Limits of this trial, in sentences.
+    """
+
+    scenario: Scenario
+    request: Request
+    seeds: Seeds
+    original: Subject
+    oracles: list[Subject]
+    handles: dict[str, Resident | Stream]
+    views: dict[str, View]
+    removed: tuple[int, ...]
+    classes: tuple[str, ...]
+    base: str
+    oracle_bases: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def steps(request: Request) -> tuple[Request, ...]:
+    """The requests to serve one after another: several of a sequence, else the one."""
+    return request.steps if isinstance(request, ForgetSequence) else (request,)
+
+
+class Shelf:
+    """Puts the sources of a material on the device once; handles share the memory.
+
+    Args:
+        material: The data.
+        device: Where they go.
+        budget: Bytes up to which a source is kept whole on the device.
+    """
+
+    def __init__(self, material: Material, device: torch.device, budget: int = RESIDENT_BYTES) -> None:
+        self.material, self.device, self.budget = material, device, budget
+        self._made: dict[int, Resident | Stream] = {}
+
+    def of(self, part: Part, rows: Tensor | None = None) -> Resident | Stream:
+        """A handle on a part, or on some of its rows given by position, with shape (n,)."""
+        return self.on(part.source).take(part.rows if rows is None else part.rows[rows])
+
+    def on(self, source: Source) -> Resident | Stream:
+        """A handle on a whole source."""
+        inner = source.inner if isinstance(source, Relabeled) else source
+        if id(inner) not in self._made:
+            self._made[id(inner)] = handle(inner, self.material.transform, None, self.device, self.budget)
+        made = self._made[id(inner)]
+        if inner is source:
+            return made
+        if isinstance(made, Resident):
+            return made.relabeled(source.y)
+        return Stream(source, made.transform, None, made.device, made.workers)
+
+
+def removed_classes(labels: Labels, forget: Tensor) -> tuple[int, ...]:
+    """Ids of the classes of which every training example is in `forget`, a mask of shape (N,)."""
+    if labels.y.is_floating_point():
+        return ()
+    kept = set(labels.y[~forget].tolist())
+    return tuple(sorted(set(labels.y[forget].tolist()) - kept))
+
+
+def audit_views(trial: Request, material: Material, removed: tuple[int, ...]) -> dict[str, View]:
+    """Views on the held-out sets that attacks and class-wise scores read.
+
+    `audit` (of `test`) and `audit_fit` (of `fit`) hold the examples that are distributed as the forget
+    set: of the removed classes, of the sub-class or group where the data name it, else all of them, with
+    labels as wrong as those of the forget set.
+
+    Args:
+        trial: The request that is served.
+        material: The data.
+        removed: Ids of the removed classes.
+    """
+    views = {}
+    for base, name in (("test", "audit"), ("fit", "audit_fit")):
+        part: Part = getattr(material, base)
+        rows, y = _alike(trial, part.labels, removed), None
+        if material.noise:
+            share = 1.0 if trial.kind == "noisy" else material.noise
+            rng = torch.Generator().manual_seed(len(base))
+            y = flip_labels(part.labels.y, len(part.labels.classes), share, rng)[0][rows]
+        views[name] = View(base, rows, y)
+    if removed:
+        gone = torch.isin(material.test.labels.y, torch.tensor(removed))
+        views["test_forget"] = View("test", gone.nonzero().flatten())
+        views["test_retain"] = View("test", (~gone).nonzero().flatten())
+    return views
+
+
+def _alike(request: Request, labels: Labels, removed: tuple[int, ...]) -> Tensor:
+    everything = torch.arange(len(labels.y))
+    if removed:
+        return torch.isin(labels.y, torch.tensor(removed)).nonzero().flatten()
+    if request.kind in ("subclass", "group"):
+        try:
+            return request.rows(labels, torch.Generator())
+        except (BadValue, LookupError):
+            return everything
+    return everything
+
+
+def flip_labels(y: Tensor, classes: int, share: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Makes a share of the labels wrong, uniformly over the other classes.
+
+    Args:
+        y: Labels, with shape (N,).
+        classes: Number of classes C.
+        share: Share of labels to change, 0 to 1.
+        rng: Source of the choice.
+
+    Returns:
+        The new labels and which of them are wrong, both with shape (N,).
+    """
+    wrong = torch.zeros(len(y), dtype=torch.bool)
+    wrong[torch.randperm(len(y), generator=rng)[: round(share * len(y))]] = True
+    shift = torch.randint(1, classes, y.shape, generator=rng)
+    return torch.where(wrong, (y + shift) % classes, y), wrong
+
+
+def stratified(y: Tensor, shares: tuple[float, ...], rng: Generator) -> list[Tensor]:
+    """Divides examples into parts with the same share of every class.
+
+    Args:
+        y: Labels, with shape (N,).
+        shares: Share of each part; the last takes the rest.
+        rng: Source of the choice.
+
+    Returns:
+        Sorted positions of each part.
+    """
+    parts: list[list[Tensor]] = [[] for _ in shares]
+    for c in y.unique():
+        rows = (y == c).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=rng)]
+        cuts = [round(sum(shares[: i + 1]) * len(rows)) for i in range(len(shares) - 1)]
+        for part, chunk in zip(parts, torch.tensor_split(rows, cuts), strict=True):
+            part.append(chunk)
+    return [torch.cat(p).sort().values for p in parts]

@@ -1,0 +1,176 @@
+"""Sources: data sets with random access to inputs and all targets at hand, and what happens to inputs.
+
+A source may hold tensors, wrap somebody's indexable, or give another source other targets. Transforms run
+on the device, after the gather, with randomness from an explicit generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from unlearn.errors import BadData
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set: random access to inputs, all targets at hand.
+
+    Attributes:
+        y: Targets of all examples, with shape (N,) or (N, *).
+    """
+
+    y: Tensor
+
+    def __len__(self) -> int:
+        """Number of examples N."""
+        ...
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Inputs of these rows, uint8 or float, with shape (B, *)."""
+        ...
+
+
+class Arrays:
+    """A source of tensors that are at hand.
+
+    Args:
+        x: Inputs, uint8 for images, with shape (N, *).
+        y: Targets, with shape (N,) or (N, *).
+
+    Raises:
+        BadData: If the lengths differ, nothing is there, or a float is NaN or infinite.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        if len(x) != len(y):
+            raise BadData(f"inputs and targets differ in length: {len(x)} and {len(y)}")
+        for what, t in (("inputs", x), ("targets", y)):
+            if t.is_floating_point() and not t.isfinite().all():
+                rows = (~t.isfinite()).flatten(1).any(1) if t.ndim > 1 else ~t.isfinite()
+                first = rows.nonzero()[0].item()
+                raise BadData(
+                    f"{what} hold NaN or infinite values in {int(rows.sum())} of {len(t)} rows, the first is row {first}; clean or drop them"
+                )
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Inputs of these rows, with shape (B, *)."""
+        return self.x[rows]
+
+
+class Items:
+    """A source over any indexable of (input, target) pairs, such as a torch `Dataset`.
+
+    Args:
+        items: Anything with `len` and `[i]` that returns a pair; the input is a tensor.
+        y: Targets of all examples, with shape (N,) or (N, *); read from the items when not given.
+    """
+
+    def __init__(self, items: Any, y: Tensor | None = None) -> None:
+        self.items = items
+        self.y = torch.as_tensor([items[i][1] for i in range(len(items))]) if y is None else y
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Inputs of these rows, with shape (B, *)."""
+        return torch.stack([torch.as_tensor(self.items[i][0]) for i in rows.tolist()])
+
+
+class Relabeled:
+    """A source with other targets: label noise, poisoning, interclass confusion."""
+
+    def __init__(self, inner: Source, y: Tensor) -> None:
+        self.inner, self.y = inner, y
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Inputs of these rows, with shape (B, *)."""
+        return self.inner.fetch(rows)
+
+
+class Transform(Protocol):
+    """What happens to inputs on the device, after the gather."""
+
+    def __call__(self, x: Tensor, rng: Generator | None) -> Tensor:
+        """Model inputs, with shape (B, *); augmented if and only if a generator is given."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Scales uint8 images to 0..1, normalises, and crops and flips where asked, all on the device.
+
+    Attributes:
+        mean: Mean of each channel on the 0..1 scale.
+        std: Standard deviation of each channel on the 0..1 scale.
+        pad: Zero-padding of the random crop, in pixels; 0 for no crop.
+        flip: Whether to mirror left and right at random.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0
+    flip: bool = False
+
+    def __call__(self, x: Tensor, rng: Generator | None) -> Tensor:
+        """Normalised images as float32, with shape (B, C, H, W)."""
+        if rng is not None and self.pad:
+            x = random_crop(x, self.pad, rng)
+        if rng is not None and self.flip:
+            x = random_flip(x, rng)
+        peak = 255.0 if x.dtype == torch.uint8 else 1.0
+        scale = torch.tensor([1 / (peak * s) for s in self.std], device=x.device).view(-1, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
+        return torch.addcmul(shift.view(-1, 1, 1), x.to(torch.float32), scale)
+
+
+def random_crop(x: Tensor, pad: int, rng: Generator) -> Tensor:
+    """Shifts each image by up to `pad` pixels and fills with zeros.
+
+    Args:
+        x: Images, with shape (B, C, H, W).
+        pad: Largest shift, in pixels.
+        rng: Source of the shifts, on the device of `x`.
+    """
+    b, c, h, w = x.shape
+    shift = torch.randint(0, 2 * pad + 1, (2, b), generator=rng, device=x.device)
+    wide = torch.nn.functional.pad(x, (pad, pad, pad, pad))
+    width = w + 2 * pad
+    start = shift[0] * width + shift[1]
+    window = torch.arange(h, device=x.device)[:, None] * width + torch.arange(w, device=x.device)
+    index = (start[:, None] + window.flatten())[:, None].expand(b, c, h * w)
+    return wide.flatten(2).gather(2, index).view(b, c, h, w)
+
+
+def random_flip(x: Tensor, rng: Generator) -> Tensor:
+    """Mirrors each image left to right with probability one half.
+
+    Args:
+        x: Images, with shape (B, C, H, W).
+        rng: Source of the choices, on the device of `x`.
+    """
+    flip = torch.rand(len(x), generator=rng, device=x.device) < 0.5
+    return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+
+
+def as_float(x: Tensor, rng: Generator | None) -> Tensor:
+    """The transform of rows and ready-made inputs: integers stay ids, the rest becomes float32."""
+    return x.to(torch.float32) if x.is_floating_point() else x
+
+
+def trusted(device: torch.device, x: Tensor, y: Tensor) -> Arrays:
+    """Wraps tensors that were checked when their source was made."""
+    arrays = Arrays.__new__(Arrays)
+    arrays.x, arrays.y = x.to(device), y.to(device)
+    return arrays

@@ -1,0 +1,210 @@
+"""What methods and metrics may ask of a trained model: protocols of one to four verbs.
+
+The annotation of `subject` in a method's signature names one of these, and that is the whole declaration
+of what the method fits. A method that needs two names an intersection, at the end of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Generator, Tensor, nn
+
+from unlearn.data import Batch, Handle
+from unlearn.runtime import Run
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """A trained model.
+
+    Attributes:
+        module: Holds the parameters that may change.
+    """
+
+    module: nn.Module
+
+    def clone(self) -> Self:
+        """A copy of what may change; a frozen rest is shared."""
+        ...
+
+
+@runtime_checkable
+class HasLoss(Subject, Protocol):
+    """Knows its training loss."""
+
+    def loss(self, batch: Batch, rng: Generator | None = None) -> Tensor:
+        """Training loss of each example, with shape (B,); `rng` where the loss draws noise."""
+        ...
+
+
+@runtime_checkable
+class Relabels(HasLoss, Protocol):
+    """Can be asked for a loss against a target that carries no knowledge of the example."""
+
+    def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
+        """Loss of each example against an uninformed target, with shape (B,)."""
+        ...
+
+
+@runtime_checkable
+class Predicts(Subject, Protocol):
+    """Maps inputs to outputs."""
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Logits of a classifier, values of a regressor, with shape (B, K)."""
+        ...
+
+
+@runtime_checkable
+class Classifies(HasLoss, Predicts, Protocol):
+    """Predicts one of a fixed list of classes; outputs are logits.
+
+    Attributes:
+        classes: Number of classes C.
+    """
+
+    classes: int
+
+
+@runtime_checkable
+class Embeds(Subject, Protocol):
+    """Has features: what enters the last layer."""
+
+    def features(self, batch: Batch) -> Tensor:
+        """Penultimate features, with shape (B, D)."""
+        ...
+
+    def features_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and outputs (B, K) of one forward pass."""
+        ...
+
+
+@runtime_checkable
+class Layers(HasLoss, Protocol):
+    """Knows the order of its layers."""
+
+    def layers(self, batch: Batch) -> list[nn.Module]:
+        """Modules with weights in the order in which a forward pass over `batch` enters them."""
+        ...
+
+
+@runtime_checkable
+class Fresh(Subject, Protocol):
+    """Can be had untrained."""
+
+    def fresh(self, rng: Generator) -> Self:
+        """The same architecture with newly drawn weights."""
+        ...
+
+
+@runtime_checkable
+class Trains(Fresh, Protocol):
+    """Can be trained by the recipe that made it.
+
+    Attributes:
+        recipe: The recipe, or None where it is unknown; then there is no oracle.
+    """
+
+    recipe: Any
+
+    def fit(self, handle: Handle, run: Run) -> None:
+        """Trains in place on the set.
+
+        Raises:
+            Mismatch: If the recipe is unknown.
+        """
+        ...
+
+
+@runtime_checkable
+class Denoises(Subject, Protocol):
+    """A conditional diffusion or flow model seen through its prediction."""
+
+    def encode(self, batch: Batch) -> Any:
+        """Conditioning of each example, opaque to methods."""
+        ...
+
+    def null(self, n: int) -> Any:
+        """The empty conditioning for n examples."""
+        ...
+
+    def predict(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """Predicted noise, velocity or flow at times `t` of shape (B,), with the shape of `z`."""
+        ...
+
+    def trajectory(self, cond: Any, until: int, guidance: float, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Latents denoised from pure noise for `until` steps, and the time (B,) that is reached."""
+        ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Named parts that methods select: cross-attention, self-attention, text encoder."""
+        ...
+
+
+@runtime_checkable
+class Generates(Subject, Protocol):
+    """Draws samples."""
+
+    def sample(self, batch: Batch, rng: Generator) -> Tensor:
+        """One sample for each row of `batch`, with shape (B, *)."""
+        ...
+
+
+@runtime_checkable
+class NextToken(Subject, Protocol):
+    """A language model seen through its next-token logits."""
+
+    def next_logits(self, ids: Tensor) -> Tensor:
+        """Logits of the token after each position of ids (B, L), with shape (B, L, V)."""
+        ...
+
+
+@runtime_checkable
+class Sliced(Subject, Protocol):
+    """Trained in slices, so that some can be deleted exactly."""
+
+    def slices(self) -> Iterator[Tensor]:
+        """Ids of the examples of each slice."""
+        ...
+
+    def drop(self, ids: Tensor) -> bool:
+        """Deletes the slices that hold `ids`; False when nothing usable is left and it must be retrained."""
+        ...
+
+
+@runtime_checkable
+class Distills(Predicts, Fresh, Protocol):
+    """Predicts, and can be had untrained: what an incompetent teacher needs."""
+
+
+@runtime_checkable
+class LossAndOutputs(HasLoss, Predicts, Protocol):
+    """Has a loss and outputs: what distillation against itself needs."""
+
+
+@runtime_checkable
+class EmbedsClasses(Classifies, Embeds, Protocol):
+    """A classifier with features: what feature-space methods need."""
+
+
+@runtime_checkable
+class TrainsInLayers(Layers, Trains, Protocol):
+    """Knows its layers and its recipe: what exact re-training of the last ones needs."""
+
+
+@contextmanager
+def mode(module: nn.Module, *, train: bool) -> Iterator[None]:
+    """Puts every submodule into train or evaluation mode, and back as it was afterwards.
+
+    In train mode batch norm uses batch statistics and moves its running ones.
+    """
+    before = [(m, m.training) for m in module.modules()]
+    module.train(train)
+    try:
+        yield
+    finally:
+        for m, flag in before:
+            m.training = flag

@@ -1,0 +1,1 @@
+"""Built-in subjects, one file each."""
