@@ -46,6 +46,7 @@ class Bench:
         progress: Draws progress.
         minutes: Time that one unlearning call may take, or None.
         fresh: Whether to make unlearned models again that the store has.
+        show_forgotten: Whether reports picture forgotten examples.
     """
 
     store: Store
@@ -53,6 +54,7 @@ class Bench:
     progress: Progress = field(default_factory=Silent)
     minutes: float | None = None
     fresh: bool = False
+    show_forgotten: bool = False
 
     def run(
         self, pool: Pool, method: Method[Any], metrics: Sequence[Metric], seeds: Seeds, oracles: int = 1
@@ -102,6 +104,7 @@ class Bench:
                 [*(type(m).__module__ for m in metrics), "unlearn.metric", "unlearn.figures"]
             ),
             "schema": SCHEMA,
+            "show_forgotten": self.show_forgotten,
         }
 
         def make(folder: Path) -> None:
@@ -202,7 +205,7 @@ class Bench:
         weights = {who: weights_hash(s.module.state_dict()) for who, s in ev.subjects.items()}
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
-            weights=weights, figures=figures.collect(ev), log=info["log"],
+            weights=weights, figures=figures.collect(ev, self.show_forgotten), log=info["log"],
             notes=(*trial.notes, *_notes(done, weights)),
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -211,7 +214,8 @@ class Bench:
     def _cache(self, trial: Trial, addresses: dict[str, str]) -> Callable[..., dict[str, Tensor]]:
         def cache(who: str, where: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
             rows = trial.handles[where].rows
-            recipe = {"model": addresses[who], "set": _set_digest(trial.handles[where]), "seed": trial.seeds.method,
+            recipe = {"model": addresses[who], "set": _set_digest(trial.handles[where]),
+                      "material": trial.facts["material"], "seed": trial.seeds.method,
                       "code": code_version(["unlearn.metric", *trial.scenario.modules])}  # fmt: skip
 
             def write(folder: Path) -> None:

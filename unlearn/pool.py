@@ -29,7 +29,7 @@ from unlearn.scenario import (
     removed_classes,
     steps,
 )
-from unlearn.store import Store, address
+from unlearn.store import Entry, Store, address
 from unlearn.subject import Classifies, Subject, Trains, mode
 
 
@@ -158,7 +158,7 @@ class Pool:
         return Trial(
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
             audit_views(request, self.material, removed), removed, train.labels.classes, original.address,
-            [m.address for m in made], {**facts, "sizes": sizes, "step": step}, notes,
+            [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content}, notes,
         )  # fmt: skip
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
@@ -246,3 +246,39 @@ def probe(subject: Subject, handle: Handle) -> None:
         raise BadData(
             f"the model does not accept inputs of shape {tuple(batch.x.shape[1:])} ({batch.x.dtype}): {said}; give data of the shape it was trained on"
         ) from err
+
+
+def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
+    """Results in a store that still hold the examples that a request forgets.
+
+    These are models trained on any of them, models that were unlearned from such a model (their patches
+    belong to it), what models said of these examples, and reports that picture forgotten examples.
+
+    Args:
+        scenario: With the request.
+        draw: Seed of the forget draw.
+        store: Where to look.
+    """
+    material = scenario.material()
+    rng = torch.Generator().manual_seed(draw)
+    forget = set(material.train.rows[scenario.request.rows(material.train.labels, rng)].tolist())
+    found: list[Entry] = []
+    models: set[str] = set()
+    for entry in store.entries("trained"):
+        same = entry.recipe["material"] == material.content
+        if same and forget & set(load_tensors(entry.path / "rows.safetensors")["rows"].tolist()):
+            found.append(entry)
+            models.add(entry.address)
+    for entry in store.entries("unlearned"):
+        if entry.recipe["base"] in models:
+            found.append(entry)
+            models.add(entry.address)
+    for entry in store.entries("outputs"):
+        if entry.recipe["model"] in models or entry.recipe["material"] == material.content:
+            arrays = load_tensors(entry.path / "arrays.safetensors")
+            if forget & set(arrays["rows"].tolist()):
+                found.append(entry)
+    pictured = (
+        e for e in store.entries("report") if e.recipe["show_forgotten"] and e.recipe["base"] in models
+    )
+    return [*found, *pictured]

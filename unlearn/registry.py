@@ -126,6 +126,10 @@ class Registry(Generic[T]):
             raise unknown(self.kind, name, self.names())
         return self._live[name]
 
+    def registered(self) -> list[type[T]]:
+        """Classes that are imported by now."""
+        return list(self._live.values())
+
     def listing(self, name: str) -> Listing:
         """What a table says of a plugin, read from its source where it is not imported."""
         if (path := self._files().get(name)) is not None:

@@ -1,0 +1,169 @@
+"""The workbench from Python: what the command line calls, and what a notebook calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from unlearn import registry
+from unlearn.bench import Bench
+from unlearn.errors import BadValue
+from unlearn.method import Method
+from unlearn.metric import Metric
+from unlearn.pool import Pool
+from unlearn.report import Report
+from unlearn.request import parse as parse_request
+from unlearn.runtime import Progress, Silent, pick_device
+from unlearn.scenario import Scenario, Seeds, from_recipe
+from unlearn.scenario import parse as parse_scenario
+from unlearn.store import Store
+from unlearn.subject import Subject
+
+Result = tuple[Report, Subject]
+
+
+def run(
+    method: str | Method[Any],
+    scenario: str | Scenario = "digits",
+    *,
+    seed: int = 0,
+    store: Store | Path | str | None = None,
+    device: str = "auto",
+    metrics: Sequence[str] | None = None,
+    **values: Any,
+) -> Report:
+    """Trains what is not there, unlearns, measures, and returns the report.
+
+    Args:
+        method: A registered name, or a method with its hyper-parameters.
+        scenario: As on the command line, such as `digits/class=3`, or a scenario.
+        seed: Of training, of the forget draw and of the method.
+        store: Where results are kept; by default the user's cache folder or `UNLEARN_STORE`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        metrics: Names of the metrics; the basic suite when not given.
+        values: Hyper-parameters of a method given by name, such as `alpha=5.0`.
+
+    Returns:
+        The report of the last request of the scenario.
+
+    Raises:
+        UnlearnError: In one line, for everything that the caller can mend.
+    """
+    built = build_method(method, values) if isinstance(method, str) else method
+    results = sweep(
+        bench(open_store(store).root, device),
+        [built],
+        as_scenario(scenario),
+        [Seeds(seed, seed, seed)],
+        suite(metrics),
+    )
+    return results[-1][0]
+
+
+def sweep(
+    on: Bench,
+    methods: Sequence[Method[Any]],
+    scenario: Scenario,
+    seeds: Iterable[Seeds],
+    metrics: Sequence[Metric],
+    oracles: int = 1,
+) -> list[Result]:
+    """Every method with every seed on one scenario, each result as soon as it is made in the store.
+
+    Returns:
+        Reports and unlearned subjects: by seed, then method, then request of the scenario.
+    """
+    pool = Pool(scenario, on.store, on.device, on.progress)
+    return [r for s in seeds for m in methods for r in on.run(pool, m, metrics, s, oracles)]
+
+
+def replay(report: Report, on: Bench) -> tuple[Report, bool]:
+    """Makes a report's run again from its recipe alone.
+
+    Args:
+        report: Of any run.
+        on: With `fresh` set, so that nothing unlearned is taken from the store.
+
+    Returns:
+        The new report, and whether the unlearned weights are bit-identical.
+
+    Raises:
+        BadValue: If the report was made on another type of device.
+    """
+    recipe = report.recipe
+    if recipe["device"] != on.device.type:
+        raise BadValue(
+            f"this report was made on {recipe['device']}, the device here is {on.device.type}; give --device {recipe['device']}"
+        )
+    method = method_from(recipe["method"])
+    metrics = [metric_from(m) for m in recipe["metrics"]]
+    pool = Pool(from_recipe(recipe["scenario"]), on.store, on.device, on.progress)
+    results = on.run(pool, method, metrics, Seeds(**recipe["seeds"]), max(1, len(recipe["oracles"])))
+    again = results[recipe["step"]][0]
+    return again, again.weights["unlearned"] == report.weights["unlearned"]
+
+
+def build_method(name: str, values: Mapping[str, Any] | None = None, preset: str = "") -> Method[Any]:
+    """A method by name, with a published setting where one is named, and values on top."""
+    cls = registry.methods.get(name)
+    values = values or {}
+    built: Method[Any] = cls.preset(preset, **values) if preset else cls(**values)
+    return built
+
+
+def method_from(recipe: Mapping[str, Any]) -> Method[Any]:
+    """A method from the JSON of a report."""
+    built: Method[Any] = registry.methods.get(recipe["name"]).from_dict(recipe["values"])
+    return built
+
+
+def metric_from(recipe: Sequence[Any]) -> Metric:
+    """A metric from the JSON of a report."""
+    built: Metric = registry.metrics.get(recipe[0]).from_dict(recipe[1])
+    return built
+
+
+def suite(names: Sequence[str] | None = None) -> list[Metric]:
+    """Metrics by name; without names those of the basic suite."""
+    if names:
+        return [registry.metrics.get(n)() for n in names]
+    found = [registry.metrics.get(n) for n in registry.metrics.names()]
+    return [cls() for cls in found if cls.basic]
+
+
+def as_scenario(scenario: str | Scenario, forget: str = "", **options: Any) -> Scenario:
+    """A scenario from its text; `forget` replaces the request that the text holds."""
+    if isinstance(scenario, Scenario):
+        return scenario
+    return parse_scenario(scenario, parse_request(forget) if forget else None, **options)
+
+
+def open_store(where: Store | Path | str | None = None) -> Store:
+    """The store at a path, else at `UNLEARN_STORE`, else in the user's cache folder."""
+    if isinstance(where, Store):
+        return where
+    chosen = where or os.environ.get("UNLEARN_STORE") or platformdirs.user_cache_path("unlearn")
+    return Store(Path(chosen).expanduser())
+
+
+def bench(
+    store: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    *,
+    minutes: float | None = None,
+    fresh: bool = False,
+    show_forgotten: bool = False,
+) -> Bench:
+    """A bench on a store and a device, both chosen as in `run`; see `Bench` for the rest."""
+    return Bench(open_store(store), pick_device(device), progress or Silent(), minutes, fresh, show_forgotten)
+
+
+def joint_seeds(first: int, count: int, **fixed: int | None) -> list[Seeds]:
+    """Seeds `first`, `first + 1`, ...; a source of chance named in `fixed` keeps its seed throughout."""
+    held = {k: v for k, v in fixed.items() if v is not None}
+    return [Seeds(**{**dict.fromkeys(("train", "draw", "method"), first + i), **held}) for i in range(count)]

@@ -1,0 +1,291 @@
+"""The command line: thin words over `unlearn.api`. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from unlearn.commands import console
+from unlearn.errors import BadValue, UnlearnError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+StorePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", envvar="UNLEARN_STORE", help="Folder of results; default: the user's cache folder."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
+]
+Own = "Your own model and data"
+
+
+def run(
+    methods: Annotated[
+        list[str], typer.Argument(help="Methods, see `unlearn methods`.", autocompletion=lambda: _names())
+    ],
+    scenario: Annotated[
+        str, typer.Option(help="Data, model and request, see `unlearn scenarios`.")
+    ] = "digits",
+    seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from the first one up.", min=1)] = 1,
+    train_seed: Annotated[int | None, typer.Option(help="Fixes the seed of training.", min=0)] = None,
+    draw_seed: Annotated[int | None, typer.Option(help="Fixes the seed of the forget draw.", min=0)] = None,
+    method_seed: Annotated[int | None, typer.Option(help="Fixes the seed of the method.", min=0)] = None,
+    oracles: Annotated[int, typer.Option(help="Retrained references; two give noise floors.", min=1)] = 1,
+    preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
+    metrics: Annotated[str, typer.Option(help="Metrics, joined by commas; default: the basic suite.")] = "",
+    suite: Annotated[str, typer.Option(help="Set of metrics: basic.")] = "basic",
+    plugin: Plugins = None,
+    subject: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION, model folder or hub name.", rich_help_panel=Own)
+    ] = None,
+    forget: Annotated[
+        str, typer.Option(help="Request, or a file with one position in each line.", rich_help_panel=Own)
+    ] = "",
+    data: Annotated[str | None, typer.Option(help="Data folder or hub name.", rich_help_panel=Own)] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of the original.", rich_help_panel=Own)] = None,
+    head: Annotated[str | None, typer.Option(help="Name of the last layer.", rich_help_panel=Own)] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column that names owners.", rich_help_panel=Own)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the unlearned weights.", rich_help_panel=Own)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")] = None,
+    show_forgotten: Annotated[
+        bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
+    ] = False,
+    device: Device = "auto",
+    minutes: Annotated[float | None, typer.Option(help="Time that one unlearning call may take.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")] = False,
+    store: StorePath = None,
+    json: Json = False,
+    values: Any = None,
+) -> None:
+    """Unlearn with one or several methods, and report beside the retrained oracle."""
+    from unlearn import api
+    from unlearn.commands import runs
+    from unlearn.commands.options import split_names
+
+    own = {"subject": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
+    if suite != "basic":
+        raise BadValue(f"no suite called {suite!r}; there is: basic")
+    load_plugins(plugin)
+    chosen = runs.scenario("custom" if subject else scenario, forget, own)
+    built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
+    order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
+    if out is not None and (len(built) > 1 or len(order) > 1):
+        raise BadValue(
+            f"--out writes one model, but {len(built)} methods and {len(order)} seeds were asked for; give one of each"
+        )
+    with console.bars() as bars:
+        bench = api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)
+        results = api.sweep(bench, built, chosen, order, api.suite(split_names(metrics)), oracles)
+    if out is not None:
+        runs.save(results[-1][1], out)
+    page = runs.write_page([r for r, _ in results], html, bench.store)
+    runs.show([r for r, _ in results], page, out, json)
+
+
+def methods_(json: Json = False, plugin: Plugins = None) -> None:
+    """List the methods and the subjects that each one fits."""
+    from unlearn.commands import listings
+
+    load_plugins(plugin)
+    listings.methods(json)
+
+
+def metrics_(json: Json = False, plugin: Plugins = None) -> None:
+    """List the metrics."""
+    from unlearn.commands import listings
+
+    load_plugins(plugin)
+    listings.plain("metrics", json)
+
+
+def scenarios_(json: Json = False, plugin: Plugins = None) -> None:
+    """List the scenarios and how requests are written."""
+    from unlearn.commands import listings
+
+    load_plugins(plugin)
+    listings.plain("scenarios", json)
+
+
+def show(
+    name: Annotated[
+        str, typer.Argument(help="A method, metric or scenario.", autocompletion=lambda: _names())
+    ],
+    json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Explain a method: what it does, reference, hyper-parameters, subjects, data."""
+    from unlearn.commands import listings
+
+    load_plugins(plugin)
+    listings.show(name, json)
+
+
+def report(
+    runs_: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Report file, or address in the store.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a report.")] = False,
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Show reports again, as tables, a page, markdown or JSON."""
+    from unlearn.commands import pages
+
+    pages.report(runs_ or [], html, markdown, schema, store, json)
+
+
+def compare(
+    runs_: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Report files, or addresses in the store.")
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Put several runs into one table."""
+    from unlearn.commands import pages
+
+    pages.compare(runs_, html, store, json)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="Report as JSON.")],
+    plugin: Plugins = None,
+    device: Device = "auto",
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Make a report's run again, and check that the weights are the same bit for bit."""
+    from unlearn import api
+    from unlearn.commands import runs
+
+    load_plugins(plugin)
+    with console.bars() as bars:
+        same, again = runs.replay(file, api.bench(store, device, bars, fresh=True))
+    if json:
+        console.say_json({"identical": same, "weights": again.weights})
+    else:
+        console.say("the unlearned weights are bit-identical" if same else "the unlearned weights differ")
+    if not same:
+        raise typer.Exit(1)
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="Python file that registers plugins.")],
+    json: Json = False,
+) -> None:
+    """Run the conformance kit on somebody's plugin."""
+    from unlearn.commands import kit
+
+    if not kit.check(file, json):
+        raise typer.Exit(1)
+
+
+def ls(store: StorePath = None, json: Json = False) -> None:
+    """List what the store holds."""
+    from unlearn.commands import housekeeping
+
+    housekeeping.ls(store, json)
+
+
+def verify(store: StorePath = None, json: Json = False) -> None:
+    """Find damaged results."""
+    from unlearn.commands import housekeeping
+
+    if not housekeeping.verify(store, json):
+        raise typer.Exit(1)
+
+
+def gc(store: StorePath = None, json: Json = False) -> None:
+    """Remove damaged results and what interrupted processes left behind."""
+    from unlearn.commands import housekeeping
+
+    housekeeping.gc(store, json)
+
+
+def purge(
+    request: Annotated[str, typer.Argument(help="Scenario and request, such as digits/class=3.")],
+    seed: Annotated[int, typer.Option(help="Seed of the forget draw.", min=0)] = 0,
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Remove everything that still holds the forgotten data: models trained on it and what they said of it."""
+    from unlearn.commands import housekeeping
+
+    housekeeping.purge(request, seed, store, json)
+
+
+def load_plugins(paths: Sequence[Path] | None) -> None:
+    """Imports the files that `--plugin` names."""
+    from unlearn.registry import load_file
+
+    for path in paths or ():
+        load_file(path)
+
+
+def _names() -> list[str]:
+    from unlearn.registry import methods
+
+    return methods.names()
+
+
+def build(argv: Sequence[str] = ()) -> typer.Typer:
+    """The application; the words after `run` decide which hyper-parameters it offers."""
+    from unlearn.commands.options import with_method_options, words_of
+
+    app = typer.Typer(
+        name="unlearn",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Forget on request, and prove it.",
+    )
+    app.command("run")(with_method_options(run, words_of(argv)))
+    for name, function in (("methods", methods_), ("metrics", metrics_), ("scenarios", scenarios_), ("show", show),
+                           ("report", report), ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
+        app.command(name)(function)
+    store = typer.Typer(no_args_is_help=True, help="Look after the folder of results.")
+    for command in (ls, verify, gc, purge):
+        store.command()(command)
+    app.add_typer(store, name="store")
+    return app
+
+
+def main() -> None:
+    """Entry point: errors are one line on standard error; 2 for the user's, 130 for Ctrl-C."""
+    argv = sys.argv[1:]
+    try:
+        words = (
+            os.environ["COMP_WORDS"].split()[1:]
+            if "_UNLEARN_COMPLETE" in os.environ and "COMP_WORDS" in os.environ
+            else argv
+        )
+        code = build(words)(argv, prog_name="unlearn", standalone_mode=False)
+    except UnlearnError as err:
+        console.complain(str(err))
+        code = err.exit_code
+    except TyperException as err:
+        console.complain(
+            f"{err.format_message()} See: unlearn {argv[0] if argv else ''} --help".replace("  ", " ")
+        )
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    if code == 130:
+        console.complain("interrupted; what was finished is kept, run the same command again to go on")
+    sys.exit(code if isinstance(code, int) else 0)

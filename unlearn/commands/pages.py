@@ -1,0 +1,84 @@
+"""Commands that show results again: report and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich
+
+from unlearn.commands import console
+from unlearn.errors import BadValue, StoreError
+from unlearn.report import Report, schema
+from unlearn.store import Store
+
+
+def load(runs: Sequence[str], where: Path | None) -> list[Report]:
+    """Reports by file, or by the beginning of their address in the store."""
+    store = Store(where or default_root())
+    return [Report.load(Path(r)) if Path(r).is_file() else _stored(store, r) for r in runs]
+
+
+def report(
+    runs: Sequence[str], html: Path | None, markdown: bool, as_schema: bool, where: Path | None, json: bool
+) -> None:
+    """Shows reports as tables, a page, markdown or JSON."""
+    if as_schema:
+        console.say_json(schema())
+        return
+    if not runs:
+        raise BadValue(
+            "report: name a report file or an address; `unlearn store ls` lists what the store holds"
+        )
+    reports = load(runs, where)
+    if json:
+        console.say_json([r.model_dump(mode="json") for r in reports])
+    elif markdown:
+        from unlearn.report import markdown as text
+
+        print(text.render(reports))
+    elif html is not None:
+        _write(reports, html)
+    else:
+        from unlearn.report import table
+
+        for r in reports:
+            table.print_run(rich.get_console(), r)
+
+
+def compare(runs: Sequence[str], html: Path | None, where: Path | None, json: bool) -> None:
+    """Puts several runs into one table."""
+    from unlearn.report import summary, table
+
+    if len(runs) < 2:
+        raise BadValue(
+            "compare: name at least two report files or addresses; `unlearn store ls` lists what the store holds"
+        )
+    reports = load(runs, where)
+    if json:
+        console.say_json(summary.to_json(reports))
+        return
+    table.print_comparison(rich.get_console(), reports)
+    if html is not None:
+        _write(reports, html)
+
+
+def default_root() -> Path:
+    """The store's place where `--store` and `UNLEARN_STORE` give none."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("unlearn")
+
+
+def _stored(store: Store, prefix: str) -> Report:
+    return Report.load(store.named("report", prefix).path / "report.json")
+
+
+def _write(reports: Sequence[Report], html: Path) -> None:
+    from unlearn.report import html as page
+
+    try:
+        html.write_text(page.render(reports), encoding="utf-8")
+    except OSError as err:
+        raise StoreError(f"cannot write {html}: {err.strerror or err}; choose another place") from err
+    console.say(f"Report: {html}")
