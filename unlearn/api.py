@@ -24,6 +24,7 @@ from unlearn.store import Store
 from unlearn.subject import Subject
 
 Result = tuple[Report, Subject]
+SUITES = ("basic",)
 
 
 def run(
@@ -127,8 +128,14 @@ def metric_from(recipe: Sequence[Any]) -> Metric:
     return built
 
 
-def suite(names: Sequence[str] | None = None) -> list[Metric]:
-    """Metrics by name; without names those of the basic suite."""
+def suite(names: Sequence[str] | None = None, name: str = "basic") -> list[Metric]:
+    """Metrics by name; without names those of a suite.
+
+    Raises:
+        UnknownName: If there is no such metric or suite.
+    """
+    if name not in SUITES:
+        raise registry.unknown("suite", name, SUITES)
     if names:
         return [registry.metrics.get(n)() for n in names]
     found = [registry.metrics.get(n) for n in registry.metrics.names()]

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from unlearn.commands import console
-from unlearn.errors import BadValue, UnlearnError
+from unlearn.errors import UnlearnError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 StorePath = Annotated[
@@ -77,23 +77,17 @@ def run(
     from unlearn.commands.options import split_names
 
     own = {"subject": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
-    if suite != "basic":
-        raise BadValue(f"no suite called {suite!r}; there is: basic")
-    load_plugins(plugin)
-    chosen = runs.scenario("custom" if subject else scenario, forget, own)
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
-    if out is not None and (len(built) > 1 or len(order) > 1):
-        raise BadValue(
-            f"--out writes one model, but {len(built)} methods and {len(order)} seeds were asked for; give one of each"
-        )
+    job = runs.Job(
+        runs.scenario("custom" if subject else scenario, forget, own), built, order,
+        api.suite(split_names(metrics), suite), oracles, html, out, json,
+    )  # fmt: skip
     with console.bars() as bars:
-        bench = api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)
-        results = api.sweep(bench, built, chosen, order, api.suite(split_names(metrics)), oracles)
-    if out is not None:
-        runs.save(results[-1][1], out)
-    page = runs.write_page([r for r, _ in results], html, bench.store)
-    runs.show([r for r, _ in results], page, out, json)
+        results = job.run(
+            api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)
+        )
+    job.show(results, api.open_store(store))
 
 
 def methods_(json: Json = False, plugin: Plugins = None) -> None:

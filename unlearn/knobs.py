@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -18,26 +18,25 @@ from unlearn.errors import BadValue
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
+class Bounds(TypedDict, total=False):
+    """Limits of a number: exclusive and inclusive lower and upper bounds."""
+
+    gt: float
+    ge: float
+    lt: float
+    le: float
+
+
 def knob(
-    default: Any,
-    doc: str,
-    *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-    search: tuple[float, float] | None = None,
+    default: Any, doc: str, *, search: tuple[float, float] | None = None, **bounds: Unpack[Bounds]
 ) -> Any:
     """Declares one field of a method, a metric or a scenario.
 
     Args:
-        default: Value used when none is given.
+        default: Value used when none is given; `...` for a field that must be given.
         doc: What it means, with its unit.
-        gt: Exclusive lower bound.
-        ge: Inclusive lower bound.
-        lt: Exclusive upper bound.
-        le: Inclusive upper bound.
         search: Range that a sweep explores, inside the bounds.
+        bounds: Limits: any of `gt`, `ge`, `lt`, `le`.
 
     Example:
         >>> class Ascent(Declared):
@@ -48,7 +47,7 @@ def knob(
         unlearn.errors.BadValue: ascent: lr must be > 0, got -1.0 (default 0.01)
     """
     extra: dict[str, Any] = {"search": list(search)} if search else {}
-    return Field(default, description=doc, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra=extra)
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unlearn.knobs import Knob  # pydantic would double the time of --help
 
 PLAIN = (int, float, str, bool)
+FLAGS = {"--json", "--fresh", "--show-forgotten", "--help"}
 
 
 def words_of(argv: Sequence[str]) -> list[str]:
@@ -24,25 +25,25 @@ def words_of(argv: Sequence[str]) -> list[str]:
         return []
     from unlearn.registry import load_file, methods
 
-    words = [
-        w
-        for i, a in enumerate(argv)
-        for w in ([a] if not a.startswith("--plugin=") else ["--plugin", a[9:]])
-        if i
+    pairs = list(itertools.pairwise(argv))
+    files = [v for flag, v in pairs if flag == "--plugin"] + [
+        a[9:] for a in argv if a.startswith("--plugin=")
     ]
-    for flag, path in zip(words, words[1:], strict=False):
-        if flag == "--plugin" and Path(path).is_file():
-            load_file(Path(path))
-    known = set(methods.names())
-    return [w for i, w in enumerate(words) if w in known and (i == 0 or not _takes_value(words[i - 1]))]
+    for path in files:
+        load_file(Path(path))
+    known = set(methods.names()) & set(argv)
+    flags = FLAGS | {
+        _flag(k.name) for cls in _classes(sorted(known)).values() for k in cls.knobs() if k.type is bool
+    }
+    return [
+        w
+        for before, w in pairs
+        if w in known and (not before.startswith("--") or "=" in before or before in flags)
+    ]
 
 
-def _takes_value(word: str) -> bool:
-    """Whether the next word is this option's value, as far as can be known before parsing."""
-    return word.startswith("--") and "=" not in word and not word.startswith("--no-") and word not in FLAGS
-
-
-FLAGS = {"--json", "--fresh", "--show-forgotten", "--help"}
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def with_method_options(function: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
@@ -59,7 +60,7 @@ def with_method_options(function: Callable[..., None], names: Sequence[str]) -> 
     for name, cls in _classes(names).items():
         for k in cls.knobs():
             dest = f"{name.replace('-', '_')}__{k.name}"
-            flag = k.name.replace("_", "-")
+            flag = _flag(k.name)[2:]
             plain = len(set(names)) == 1 and k.name not in taken
             extra[dest] = (name, k)
             parameters.append(

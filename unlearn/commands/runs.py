@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,59 @@ from unlearn import api
 from unlearn.bench import Bench
 from unlearn.commands import console
 from unlearn.commands.options import chosen_options
-from unlearn.errors import StoreError
+from unlearn.errors import BadValue, StoreError
+from unlearn.method import Method
+from unlearn.metric import Metric
 from unlearn.ops.weights import save_like
 from unlearn.registry import scenarios
 from unlearn.report import Report
-from unlearn.scenario import Scenario
+from unlearn.scenario import Scenario, Seeds
 from unlearn.store import Store
 from unlearn.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `unlearn run` was asked for.
+
+    Attributes:
+        scenario: Data, model, training recipe and request.
+        methods: The methods, in order.
+        seeds: The seeds, in order.
+        metrics: What to measure.
+        oracles: Retrained references for each trial.
+        html: Where to write the page, or None for the store.
+        out: Where to write the unlearned weights, or None for nowhere.
+        json: Whether to print JSON.
+    """
+
+    scenario: Scenario
+    methods: Sequence[Method[Any]]
+    seeds: Sequence[Seeds]
+    metrics: Sequence[Metric]
+    oracles: int
+    html: Path | None
+    out: Path | None
+    json: bool
+
+    def run(self, bench: Bench) -> list[api.Result]:
+        """Does it.
+
+        Raises:
+            BadValue: If one file was asked for and several models would be made.
+        """
+        if self.out is not None and (len(self.methods) > 1 or len(self.seeds) > 1):
+            raise BadValue(
+                f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
+            )
+        return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+
+    def show(self, results: Sequence[api.Result], store: Store) -> None:
+        """Writes weights and page, and prints the tables."""
+        if self.out is not None:
+            save(results[-1][1], self.out)
+        reports = [r for r, _ in results]
+        show(reports, write_page(reports, self.html, store), self.out, self.json)
 
 
 def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:
