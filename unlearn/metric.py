@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -193,13 +194,15 @@ class Metric(Declared, ABC):
     name: ClassVar[str] = ""
     needs: ClassVar[type] = Classifies
     """Protocol of the subjects that it can measure."""
+    basic: ClassVar[bool] = True
+    """Whether it belongs to the suite that runs when no metrics are named."""
 
     @abstractmethod
     def measure(self, ev: Evidence) -> list[Score]:
         """Scores of the unlearned model."""
 
     def score_of(self, ev: Evidence) -> list[Score]:
-        """`measure`, refused in one line where the subject does not fit.
+        """`measure`, refused in one line where the subject does not fit; what is not finite becomes unknown.
 
         Raises:
             Mismatch: If the subject lacks what the metric needs.
@@ -209,4 +212,14 @@ class Metric(Declared, ABC):
             raise Mismatch(
                 f"{self.name} measures what {self.needs.__name__}; {type(subject).__name__} does not offer it"
             )
-        return self.measure(ev)
+        return [_finite(score) for score in self.measure(ev)]
+
+
+def _finite(score: Score) -> Score:
+    """The score with None for every number that is NaN or infinite, which no report can hold."""
+    numbers = ("value", "original", "reference", "floor", "low", "high")
+    lost = {k: None for k in numbers if not math.isfinite(getattr(score, k) or 0.0)}
+    if not lost:
+        return score
+    said = f"not finite: {', '.join(lost)}"
+    return score.model_copy(update={**lost, "note": f"{said}; {score.note}" if score.note else said})

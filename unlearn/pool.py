@@ -71,15 +71,16 @@ class Pool:
         self.progress = progress or Silent()
         self.material: Material = scenario.material()
         self.shelf = Shelf(self.material, device, budget)
-        check_labels(self.material, scenario.subject(torch.Generator()))
+        self.given, self.template = scenario.original(), scenario.subject(torch.Generator())
+        check_labels(self.material, self.template)
 
     def original(self, seed: int) -> Model:
         """The model before unlearning: somebody's, or trained on the whole training set."""
-        given = self.scenario.original()
-        if given is None:
+        if self.given is None:
             return self.trained(torch.ones(len(self.material.train.rows), dtype=torch.bool), seed, "original")
-        given.module.to(self.device)
-        return Model(given, address({"weights": weights_hash(given.module.state_dict())}), None)
+        self.given.module.to(self.device)
+        known = {"weights": weights_hash(self.given.module.state_dict()), "material": self.material.content}
+        return Model(self.given, address(known), None)
 
     def trained(self, keep: Tensor, seed: int, what: str) -> Model:
         """A model trained by the scenario's recipe on some rows of the training set.
@@ -110,9 +111,9 @@ class Pool:
         seconds: float = json.loads((path / "info.json").read_text())["seconds"]
         return Model(subject, address(recipe), seconds)
 
-    def can_train(self, subject: Subject) -> bool:
+    def can_train(self) -> bool:
         """Whether there is a recipe, and with it an oracle."""
-        return isinstance(subject, Trains) and subject.recipe is not None and self.scenario.original() is None
+        return isinstance(self.template, Trains) and self.template.recipe is not None
 
     def trial(
         self,
@@ -147,7 +148,7 @@ class Pool:
         probe(original.subject, handles["forget"])
         notes: tuple[str, ...] = ()
         made: list[Model] = []
-        if self.can_train(original.subject):
+        if self.can_train():
             made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
         else:
             notes = (

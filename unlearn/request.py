@@ -28,6 +28,8 @@ class Labels:
         fine_classes: Names of the sub-classes, by id.
         groups: Owner of each example (person, author, account), or None.
         noisy: Which labels are wrong on purpose, with shape (N,), or None.
+        ids: Position of each example in the data as they were given, with shape (N,), where some were held
+            out or left out; None where that is its place here.
     """
 
     y: Tensor
@@ -36,6 +38,7 @@ class Labels:
     fine_classes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
     noisy: Tensor | None = None
+    ids: Tensor | None = None
 
 
 class Request(Declared, ABC):
@@ -110,18 +113,19 @@ class ForgetIndices(Request):
     """Examples by position in the training set: `indices=ids.txt` or `indices=1:5:8`."""
 
     kind: ClassVar[str] = "indices"
-    indices: tuple[int, ...] = knob(..., "positions in the training set, from 0")
+    indices: tuple[int, ...] = knob(..., "positions in the training data as they were given, from 0")
 
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
         """See `Request.rows`."""
-        n = len(labels.y)
-        if outside := [i for i in self.indices if not 0 <= i < n]:
+        ids = torch.arange(len(labels.y)) if labels.ids is None else labels.ids.cpu()
+        here = set(ids.tolist())
+        if outside := [i for i in self.indices if i not in here]:
+            where = f"positions {ids.min()} to {ids.max()}"
+            held = "" if labels.ids is None else ", less those that are held out"
             raise BadValue(
-                f"indices: {outside[0]} is outside the training set, which has positions 0 to {n - 1} ({len(outside)} such)"
+                f"indices: {outside[0]} is outside the training set, which has {where}{held} ({len(outside)} such)"
             )
-        chosen = torch.zeros(n, dtype=torch.bool)
-        chosen[list(self.indices)] = True
-        return _chosen(chosen, self)
+        return _chosen(torch.isin(ids, torch.tensor(self.indices)), self)
 
     def __str__(self) -> str:
         if len(self.indices) <= 8:

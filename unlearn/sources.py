@@ -164,9 +164,16 @@ def random_flip(x: Tensor, rng: Generator) -> Tensor:
     return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
 
 
-def as_float(x: Tensor, rng: Generator | None) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class AsFloat:
     """The transform of rows and ready-made inputs: integers stay ids, the rest becomes float32."""
-    return x.to(torch.float32) if x.is_floating_point() else x
+
+    def __call__(self, x: Tensor, rng: Generator | None) -> Tensor:
+        """Inputs of the same shape."""
+        return x.to(torch.float32) if x.is_floating_point() else x
+
+
+as_float = AsFloat()
 
 
 def trusted(device: torch.device, x: Tensor, y: Tensor) -> Arrays:

@@ -181,6 +181,11 @@ class Distills(Predicts, Fresh, Protocol):
 
 
 @runtime_checkable
+class FreshClassifier(Classifies, Fresh, Protocol):
+    """A classifier that can be had untrained: what a comparison with ignorance needs."""
+
+
+@runtime_checkable
 class LossAndOutputs(HasLoss, Predicts, Protocol):
     """Has a loss and outputs: what distillation against itself needs."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.sets import scored
 from unlearn.ops.stats import wilson
 from unlearn.registry import metrics
 
@@ -23,17 +24,14 @@ class Accuracy(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score for each set."""
-        sets = ["forget", "retain", "test"]
-        if ev.removed:
-            sets = ["forget", "retain", "test_forget", "test_retain"]
-        return [self._score(ev, where) for where in sets]
+        return [self._score(ev, where) for where in scored(ev)]
 
     def _score(self, ev: Evidence, where: str) -> Score:
         n = len(ev.y(where))
         hits = ev.correct("unlearned", where)
         low, high = wilson(int(hits.sum()), n)
         return ev.level(
-            f"accuracy/{where}", lambda who: accuracy(ev.correct(who, where)), Aim.MATCH, metric="accuracy",
+            f"accuracy/{where}", lambda who: accuracy(ev.correct(who, where)), Aim.MATCH, metric=self.name,
             low=low, high=high, interval="wilson 95 %", n=n, headline=True,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -27,9 +28,9 @@ class SalUn(Method[Relabels]):
         g ← m ⊙ (∇ℓ(f(x_f), y') + wd θ)   over the forget set, y' ≠ y drawn anew,
         g ← m ⊙ (∇ℓ(f(x_r), y) + wd θ)    over the retain set,
 
-    each epoch, one after the other, with SGD and momentum. The soft form has no mask; after each epoch t of
-    T it pulls Δ = θ − θ₀ back: θ ← θ₀ + sign(Δ) max(|Δ| − τ, 0), with τ the int(ρ P (1 − t/T))-th smallest
-    |Δ|.
+    each epoch, one after the other, with SGD and momentum. The soft form has no mask; after each step t of T
+    (from 0) it pulls Δ = θ − θ₀ back: θ ← θ₀ + sign(Δ) max(|Δ| − τ, 0), with τ the
+    int(ρ P (1 − t/T))-th smallest |Δ|.
 
     References:
         Fan et al., 2024, SalUn: empowering machine unlearning via gradient-based weight saliency in both
@@ -37,7 +38,9 @@ class SalUn(Method[Relabels]):
 
     Differences from the authors' released code:
         The wrong label is never the true one, as in the paper; `wrong_only=False` draws it from all classes
-        as the code does. The mask is taken on plain images in a fixed order, theirs on augmented ones.
+        as the code does. The mask is taken on plain images in a fixed order, theirs on augmented ones in a
+        random order. With `order="mixed"` the two sets pass the network apart, so batch norm sees them one
+        by one; theirs concatenates them, and counts epochs instead of steps in the soft form.
     """
 
     presets: ClassVar = {
@@ -47,8 +50,11 @@ class SalUn(Method[Relabels]):
         )
     }
 
-    rho: float = knob(0.5, "share ρ of the weights that may move", gt=0, le=1, search=(0.1, 1.0))
-    lr: float = knob(0.02, "step size", gt=0, search=(5e-4, 5e-2))
+    rho: float = knob(
+        0.5, "share ρ of weights: that may move, or whose change is undone at first in the soft form",
+        gt=0, le=1, search=(0.1, 1.0),
+    )  # fmt: skip
+    lr: float = knob(0.05, "step size", gt=0, search=(5e-4, 0.1))
     epochs: int = knob(5, "passes over forget and retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step", ge=1)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
@@ -68,29 +74,30 @@ class SalUn(Method[Relabels]):
             masks = top_share([g.abs() for g in saliency], self.rho)
         opt = MaskedSGD(params, masks, self.lr, self.momentum, self.weight_decay)
         with mode(subject.module, train=True):
-            for t in run.track(range(self.epochs), "unlearn"):
-                for loss in self._losses(subject, data, run):
+            for epoch in run.track(range(self.epochs), "unlearn"):
+                for step, (loss, steps) in enumerate(self._losses(subject, data, run)):
                     opt.step(loss)
-                if self.form == "soft":
-                    shrink(params, start, self.rho * (1 - (t + 1) / self.epochs))
+                    if self.form == "soft":
+                        shrink(params, start, self.rho * (1 - (epoch + step / steps) / self.epochs))
         return subject
 
-    def _losses(self, subject: Relabels, data: Split, run: Run) -> Iterator[Tensor]:
-        """The losses of one epoch, one for each optimiser step."""
+    def _losses(self, subject: Relabels, data: Split, run: Run) -> Iterator[tuple[Tensor, int]]:
+        """The losses of one epoch, one for each optimiser step, each with the number of steps."""
+        n_f, n_r = len(data.forget), len(data.retain)
+        size_f = size_r = self.batch_size
         if self.order == "mixed":
-            n_f, n_r = len(data.forget), len(data.retain)
-            size = max(1, round(self.batch_size * n_f / (n_f + n_r)))
-            forget = data.forget.batches(size, run.rng, augment=self.augment)
-            for r in data.retain.batches(max(1, self.batch_size - size), run.rng, augment=self.augment):
-                losses = [subject.loss(r, run.rng)]
-                if (f := next(forget, None)) is not None:
-                    losses.append(self._relabeled(subject, f, run))
-                yield torch.cat(losses).mean()
+            size_f = min(max(1, round(self.batch_size * n_f / (n_f + n_r))), max(1, self.batch_size - 1))
+            size_r = max(1, self.batch_size - size_f)
+        forget = data.forget.batches(size_f, run.rng, augment=self.augment)
+        retain = data.retain.batches(size_r, run.rng, augment=self.augment)
+        of_f = (self._relabeled(subject, f, run) for f in forget)
+        of_r = (subject.loss(r, run.rng) for r in retain)
+        steps_f, steps_r = -(-n_f // size_f), -(-n_r // size_r)
+        if self.order == "two-pass":
+            yield from ((loss.mean(), steps_f + steps_r) for loss in itertools.chain(of_f, of_r))
             return
-        for f in data.forget.batches(self.batch_size, run.rng, augment=self.augment):
-            yield self._relabeled(subject, f, run).mean()
-        for r in data.retain.batches(self.batch_size, run.rng, augment=self.augment):
-            yield subject.loss(r, run.rng).mean()
+        for both in itertools.zip_longest(of_r, of_f):
+            yield torch.cat([loss for loss in both if loss is not None]).mean(), max(steps_f, steps_r)
 
     def _relabeled(self, subject: Relabels, f: Batch, run: Run) -> Tensor:
         wrong = subject.relabeled_loss(f, run.rng)

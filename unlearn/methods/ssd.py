@@ -40,7 +40,8 @@ class SSD(Method[HasLoss]):
     Differences from the authors' released code:
         The importance is the mean of squared gradients of single examples, which is the Fisher information.
         The released code squares the mean gradient of batches of 64 in a fixed order, a different quantity
-        that depends on both: `importance="batch"` with `batch_size=64`.
+        that depends on both: `importance="batch"` with `batch_size=64`. There, no batch holds examples of
+        both sets; theirs lets one straddle the border.
     """
 
     deterministic: ClassVar[bool] = True
@@ -51,7 +52,7 @@ class SSD(Method[HasLoss]):
     }
 
     alpha: float = knob(
-        10.0, "dampen weights this many times more important to forget", gt=0, search=(1.0, 100.0)
+        5.0, "dampen weights this many times more important to forget", gt=0, search=(1.0, 100.0)
     )
     lam: float = knob(1.0, "dampening constant λ", gt=0, search=(0.1, 5.0))
     importance: Literal["example", "batch"] = knob(
@@ -75,7 +76,9 @@ class SSD(Method[HasLoss]):
         return subject
 
     def _weight(self, handle: Handle) -> int:
-        return len(handle) if self.importance == "example" else -(-len(handle) // self.batch_size)
+        """Terms in the mean that is the importance on this set: examples, or batches."""
+        by_example = self.importance == "example" and not self.label_free
+        return len(handle) if by_example else -(-len(handle) // self.batch_size)
 
     def _importance(self, subject: HasLoss, handle: Handle, run: Run) -> list[Tensor]:
         loss = _size_of_output(subject) if self.label_free else None

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import unfold
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.functional import batch_norm, group_norm, layer_norm, unfold
 
 from unlearn.data import Batch, Handle
 from unlearn.subject import HasLoss, mode
@@ -57,32 +58,29 @@ def squared_example_gradient(
 ) -> list[Tensor]:
     """Mean over examples of the squared gradient of each example's loss: the diagonal empirical Fisher.
 
-    One backward pass serves a whole batch: the layers' inputs a and output gradients δ are caught, and each
-    layer squares its own per-example gradients (for a linear layer on rows, (δ²)ᵀ(a²), and nothing of size
-    B × P is made). A model with other kinds of weights falls back to one backward pass for each example.
+    One backward pass to the layers' outputs serves a whole batch. With the layers' inputs a and output
+    gradients δ of example n at positions l, a weight matrix gets Σ_n (Σ_l δ_nl a_nlᵀ)², which for a single
+    position is (δ²)ᵀ(a²). No gradient of a weight is taken, and no tensor of size B × P is made.
+
+    A model with weights that are not in a linear layer, an ungrouped 2-D convolution or a norm, with shared
+    weights, or whose layers do not see one row for each example, falls back to a pass for each example.
 
     Args:
-        subject: The model; every example's loss must depend on its own row only (batch norm is frozen).
+        subject: The model; each example's loss must depend on its own row only (batch norm is frozen), and
+            layers must have the examples along their first axis.
         data: The set.
         size: Examples in a pass; the result does not depend on it.
         rng: For losses that draw.
         loss: Per-example loss to use instead of the training loss.
 
     Returns:
-        One tensor for each parameter, of its shape.
+        One tensor for each parameter, of its shape; zero where it is frozen.
     """
     fn = loss or _training_loss(subject, rng)
-    if not all(_known(m) for m in _owners(subject.module)) or _tied(subject.module):
+    total = _from_layers(subject.module, data, size, fn) if _layered(subject.module) else None
+    if total is None:
         return _mean_over_batches(subject, data, 1, fn, Tensor.square)
-    total: dict[Tensor, Tensor] = {p: torch.zeros_like(p) for p in subject.module.parameters()}
-    with mode(subject.module, train=False):
-        for batch in data.batches(size):
-            with _recording(subject.module) as tape:
-                torch.autograd.grad(fn(batch).sum(), [p for p in total if p.requires_grad], allow_unused=True)
-            for module, calls in tape.items():
-                for p, value in _squares(module, calls, len(batch)):
-                    total[p].add_(value)
-    return [t / len(data) for t in total.values()]
+    return [t / max(len(data), 1) for t in total]
 
 
 def _zeros(subject: HasLoss) -> list[Tensor]:
@@ -91,10 +89,12 @@ def _zeros(subject: HasLoss) -> list[Tensor]:
 
 def _batch_gradients(subject: HasLoss, data: Handle, size: int, loss: Loss) -> Iterator[list[Tensor]]:
     params = list(subject.module.parameters())
+    free = [p for p in params if p.requires_grad]
     with mode(subject.module, train=False):
         for batch in data.batches(size):
-            grads = torch.autograd.grad(loss(batch).mean(), params, allow_unused=True)
-            yield [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+            found = torch.autograd.grad(loss(batch).mean(), free, allow_unused=True)
+            grads = dict(zip(free, found, strict=True))
+            yield [torch.zeros_like(p) if (g := grads.get(p)) is None else g for p in params]
 
 
 def _mean_over_batches(
@@ -108,34 +108,42 @@ def _mean_over_batches(
 
 
 Calls = list[tuple[Tensor, Tensor]]
+"""Input a and output gradient δ of each call of a layer."""
+
+Tape = list[tuple[nn.Module, Tensor, GradientEdge]]
+"""Each call of a layer that owns weights: the layer, its input, and where its output is in the graph."""
 
 
 def _owners(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
 
 
+def _layered(module: nn.Module) -> bool:
+    """Whether every weight belongs to one layer whose per-example gradient is known in closed form."""
+    owned = [p for m in _owners(module) for _, p in m.named_parameters(recurse=False, remove_duplicate=False)]
+    return len(set(owned)) == len(owned) and all(_known(m) for m in _owners(module))
+
+
 def _known(m: nn.Module) -> bool:
-    if isinstance(m, nn.Conv2d):
+    if {name for name, _ in m.named_parameters(recurse=False)} - {"weight", "bias"}:
+        return False
+    if type(m) is nn.Conv2d:
         return m.groups == 1 and m.padding_mode == "zeros" and not isinstance(m.padding, str)
-    return type(m) in (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
-
-
-def _tied(module: nn.Module) -> bool:
-    """Whether a parameter belongs to several modules, or a layer has a frozen one."""
-    owned = [p for m in _owners(module) for p in m.parameters(recurse=False)]
-    return len(set(owned)) != len(owned) or not all(p.requires_grad for p in owned)
+    if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return m.running_mean is not None
+    return type(m) in (nn.Linear, nn.GroupNorm, nn.LayerNorm)
 
 
 @contextmanager
-def _recording(module: nn.Module) -> Iterator[dict[nn.Module, Calls]]:
-    """Catches, for each call of a layer that owns weights, its input and the gradient of its output."""
-    tape: dict[nn.Module, Calls] = {}
+def _recording(module: nn.Module) -> Iterator[Tape]:
+    """Catches the calls of all layers that own weights; leaves no hook behind."""
+    tape: Tape = []
 
-    def see(m: nn.Module, inputs: Any, out: Tensor) -> None:
-        a = inputs[0].detach()
-        out.register_hook(lambda delta: tape.setdefault(m, []).append((a, delta.detach())))
+    def see(m: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> None:
+        if out.requires_grad:
+            tape.append((m, [*args, *named.values()][0].detach(), get_gradient_edge(out)))
 
-    hooks = [m.register_forward_hook(see) for m in _owners(module)]
+    hooks = [m.register_forward_hook(see, with_kwargs=True) for m in _owners(module)]
     try:
         yield tape
     finally:
@@ -143,43 +151,94 @@ def _recording(module: nn.Module) -> Iterator[dict[nn.Module, Calls]]:
             h.remove()
 
 
-def _squares(m: nn.Module, calls: Calls, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sum over examples of the squared gradient of each parameter of one layer."""
-    if isinstance(m, nn.Linear) and len(calls) == 1 and calls[0][0].ndim == 2:
-        a, delta = calls[0]
-        yield m.weight, delta.square().T @ a.square()
-        if m.bias is not None:
-            yield m.bias, delta.square().sum(0)
-        return
-    grads: dict[Tensor, Tensor] = {}
-    for a, delta in calls:
-        for p, g in _per_example(m, a, delta, size):
-            grads[p] = grads[p] + g if p in grads else g
-    for p, g in grads.items():
-        yield p, g.square().sum(0).view_as(p)
+def _from_layers(module: nn.Module, data: Handle, size: int, loss: Loss) -> list[Tensor] | None:
+    """Sum over examples of squared gradients; None if the model uses its weights or rows in another way."""
+    total: dict[Tensor, Tensor] = {p: torch.zeros_like(p) for p in module.parameters()}
+    unseen = [p for p in total if p.requires_grad]
+    with mode(module, train=False):
+        for batch in data.batches(size):
+            with _recording(module) as tape:
+                value = loss(batch).sum()
+            if any(len(a) != len(batch) for _, a, _ in tape):
+                return None
+            nodes: Any = [*(edge for _, _, edge in tape), *unseen]
+            found = torch.autograd.grad(value, nodes, allow_unused=True)
+            calls: dict[nn.Module, Calls] = {}
+            for (m, a, _), delta in zip(tape, found[: len(tape)], strict=True):
+                if delta is not None:
+                    calls.setdefault(m, []).append((a, delta))
+            called = {p for m in calls for p in m.parameters(recurse=False)}
+            used = zip(unseen, found[len(tape) :], strict=True)
+            if any(g is not None and p not in called for p, g in used):
+                return None
+            unseen = []
+            for m, seen in calls.items():
+                _add_squares(total, m, seen)
+    return list(total.values())
 
 
-def _per_example(m: nn.Module, a: Tensor, delta: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Gradient of each example for each parameter of one call of a layer, with shape (B, *)."""
-    bias = getattr(m, "bias", None)
+def _add_squares(total: dict[Tensor, Tensor], m: nn.Module, calls: Calls) -> None:
+    """Adds a layer's sum over examples of squared gradients to the totals of its free parameters."""
+    weight, bias = (p if p is not None and p.requires_grad else None for p in (m.weight, m.bias))
+    if isinstance(m, nn.Linear | nn.Conv2d):
+        pairs = [_columns(m, a, delta) for a, delta in calls]
+        a, delta = (_joined(list(side)) for side in zip(*pairs, strict=True))
+        if isinstance(weight, Tensor):
+            _add_squared_products(total[weight].flatten(1), delta, a)
+        shifts = delta.sum(2)
+    else:
+        parts = [_scaled(m, a, delta) for a, delta in calls]
+        if isinstance(weight, Tensor):
+            total[weight].view(-1).add_(torch.stack([s for s, _ in parts]).sum(0).square().sum(0))
+        shifts = torch.stack([s for _, s in parts]).sum(0)
+    if isinstance(bias, Tensor):
+        total[bias].view(-1).add_(shifts.square().sum(0))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def _columns(m: nn.Linear | nn.Conv2d, a: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs (B, I, L) and output gradients (B, O, L) of a layer that is a matrix at each of L positions."""
     if isinstance(m, nn.Linear):
-        a, delta = a.reshape(size, -1, a.shape[-1]), delta.reshape(size, -1, delta.shape[-1])
-        yield m.weight, torch.einsum("blo,bli->boi", delta, a)
-        wanted = delta.sum(1)
-    elif isinstance(m, nn.Conv2d):
-        patches = unfold(a, m.kernel_size, m.dilation, m.padding, m.stride)  # type: ignore[arg-type]
-        delta = delta.flatten(2)
-        yield m.weight, torch.bmm(delta, patches.transpose(1, 2))
-        wanted = delta.sum(2)
-    elif isinstance(m, nn.LayerNorm):
-        hat = torch.nn.functional.layer_norm(a, m.normalized_shape, eps=m.eps)
-        keep = (size, -1, *m.normalized_shape)
-        yield m.weight, (delta * hat).reshape(keep).sum(1)
-        wanted = delta.reshape(keep).sum(1)
+        return a.reshape(len(a), -1, a.shape[-1]).mT, delta.reshape(len(a), -1, delta.shape[-1]).mT
+    patches = unfold(a, m.kernel_size, m.dilation, m.padding, m.stride)  # type: ignore[arg-type]
+    return patches, delta.flatten(2)
+
+
+def _add_squared_products(total: Tensor, delta: Tensor, a: Tensor) -> None:
+    """Adds Σ_n (δ_n a_nᵀ)² to `total` in place, a few examples at a time so that products stay in the cache.
+
+    Args:
+        total: With shape (O, I).
+        delta: δ, with shape (B, O, L).
+        a: With shape (B, I, L).
+    """
+    if delta.shape[2] == 1:
+        total.add_(delta.squeeze(2).square().mT @ a.squeeze(2).square())
+        return
+    room = 1 << 16 if total.device.type == "cpu" else 1 << 26
+    n = min(len(delta), max(1, room // total.numel()))
+    buffer = total.new_empty(n, *total.shape)
+    for d, x in zip(delta.split(n), a.split(n), strict=True):
+        g = torch.bmm(d, x.mT, out=buffer[: len(d)])
+        if len(g) == 1:
+            total.addcmul_(g[0], g[0])
+        else:
+            total.add_(g.mul_(g).sum(0))
+
+
+def _scaled(m: nn.Module, a: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's gradient of a norm's weight and bias, both flattened to (B, C)."""
+    if isinstance(m, nn.LayerNorm):
+        product = delta * layer_norm(a, m.normalized_shape, eps=m.eps)
+        rows = (len(a), -1, m.weight.numel())
+        return product.reshape(rows).sum(1), delta.reshape(rows).sum(1)
+    if isinstance(m, nn.GroupNorm):
+        hat = group_norm(a, m.num_groups, eps=m.eps)
     else:
         assert isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
-        hat = torch.nn.functional.batch_norm(a, m.running_mean, m.running_var, eps=m.eps)
-        yield m.weight, (delta * hat).reshape(size, hat.shape[1], -1).sum(2)
-        wanted = delta.reshape(size, hat.shape[1], -1).sum(2)
-    if bias is not None:
-        yield bias, wanted
+        hat = batch_norm(a, m.running_mean, m.running_var, eps=m.eps)
+    columns = (len(a), m.weight.numel(), -1)
+    return (delta * hat).reshape(columns).sum(2), delta.reshape(columns).sum(2)

@@ -31,7 +31,7 @@ class MaskedSGD:
     has no gradient and no momentum: the same as stepping and restoring, without a copy of the weights.
 
     Args:
-        params: Parameters θ.
+        params: Parameters θ; frozen ones and those that the loss does not reach are left alone.
         masks: m, one for each parameter.
         lr: Step size.
         momentum: Of the running gradient.
@@ -46,7 +46,9 @@ class MaskedSGD:
         momentum: float,
         weight_decay: float,
     ) -> None:
-        self.params, self.masks, self.weight_decay = list(params), list(masks), weight_decay
+        free = [(p, m) for p, m in zip(params, masks, strict=True) if p.requires_grad]
+        self.params, self.masks = [p for p, _ in free], [m for _, m in free]
+        self.weight_decay = weight_decay
         self._sgd = torch.optim.SGD(self.params, lr=lr, momentum=momentum, foreach=True)
 
     @torch.no_grad()
@@ -55,6 +57,6 @@ class MaskedSGD:
         with torch.enable_grad():
             grads = torch.autograd.grad(loss, self.params, allow_unused=True)
         for p, g, m in zip(self.params, grads, self.masks, strict=True):
-            p.grad = m * (self.weight_decay * p if g is None else g + self.weight_decay * p)
+            p.grad = None if g is None else m * (g + self.weight_decay * p)
         self._sgd.step()
         self._sgd.zero_grad(set_to_none=True)

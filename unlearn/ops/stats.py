@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unlearn.report.interval import t_interval
+
+__all__ = ["bootstrap", "t_interval", "wilson"]
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -25,25 +30,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Half-width form over seeds: mean and t₀.₉₇₅ s / √n; the half-width is NaN for a single value.
-
-    Example:
-        >>> mean, half = t_interval([0.912, 0.905, 0.921, 0.917, 0.908])
-        >>> round(mean, 4), round(half, 5)
-        (0.9126, 0.00808)
-    """
-    from scipy.stats import t
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan")
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, float(t.ppf(0.975, len(values) - 1)) * spread
-
-
 def bootstrap(
-    statistic: Callable[..., float], *samples: NDArray[np.float64], seed: int = 0, draws: int = 500
+    statistic: Callable[..., float], *samples: NDArray[Any], seed: int = 0, draws: int = 500
 ) -> tuple[float, float]:
     """Percentile bootstrap of a statistic of independent samples, each resampled by itself.
 

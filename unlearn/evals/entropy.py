@@ -1,0 +1,66 @@
+"""How conspicuous the forgotten examples are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.signals import entropies, log_probabilities
+from unlearn.registry import metrics
+
+
+@metrics.register("entropy")
+class Entropy(Metric):
+    """Whether the model is more or less sure on forgotten examples than on like ones never seen.
+
+    `w1` is the first Wasserstein distance between the entropies of the predictions on the forget set and on
+    like held-out examples, in nats. `streisand` is the share of the forget set whose loss exceeds the 99th
+    percentile of theirs: an example that was forgotten too well is more visible than before.
+
+    References:
+        Golatkar et al., 2020, Eternal sunshine of the spotless net, arXiv:1911.04933 (Streisand effect)
+        Chundawat et al., 2023, Can bad teaching induce forgetting?, arXiv:2205.08096
+    """
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """Two scores."""
+        n = len(ev.y("forget")) + len(ev.y("audit"))
+        if not len(ev.y("audit")):
+            return []
+
+        def sure(who: str, where: str) -> Tensor:
+            return entropies(log_probabilities(ev.outputs(who, where)))
+
+        return [
+            ev.level("entropy/w1", lambda who: w1(sure(who, "forget"), sure(who, "audit")), Aim.MATCH,
+                     metric=self.name, unit="nats", n=n),
+            ev.level("entropy/streisand",
+                     lambda who: beyond(ev.losses(who, "forget"), ev.losses(who, "audit"), 0.99), Aim.MATCH,
+                     metric=self.name, n=n),
+        ]  # fmt: skip
+
+
+def w1(a: Tensor, b: Tensor) -> float:
+    """First Wasserstein distance between two samples, with shapes (M,) and (N,).
+
+    Example:
+        >>> w1(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([5.0, 6.0, 8.0]))
+        5.0
+    """
+    from scipy.stats import wasserstein_distance
+
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return float("nan")
+    return float(wasserstein_distance(a.numpy(), b.numpy()))
+
+
+def beyond(values: Tensor, others: Tensor, level: float) -> float:
+    """Share of `values` (M,) above a quantile of `others` (N,), linear between neighbours.
+
+    Example:
+        >>> beyond(torch.tensor([1.0, 2.5, 9.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]), 0.5)
+        0.75
+    """
+    if values.isnan().any() or others.isnan().any():
+        return float("nan")
+    return float((values.double() > others.double().quantile(level)).double().mean())

@@ -1,0 +1,46 @@
+"""Harmonic mean of retained accuracy and dropped accuracy (H-mean)."""
+
+from __future__ import annotations
+
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.registry import metrics
+
+
+@metrics.register("h-mean")
+class HMean(Metric):
+    """Harmonic mean of the accuracy kept on the rest and the accuracy lost on the forgotten.
+
+    With Drop = Acc_f(θ₀) − Acc_f(θ),
+
+        H = 2 Acc_r Drop / (Acc_r + Drop),
+
+    on held-out examples of the kept and of the removed classes, or on the retain and the forget set where no
+    class is removed; there the oracle's value is the aim. Compare only at one original.
+
+    References:
+        Zhao et al., 2024, Continual forgetting for pre-trained vision models (GS-LoRA), arXiv:2403.11530
+    """
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """One score."""
+        kept, gone = ("test_retain", "test_forget") if ev.removed else ("retain", "forget")
+        if not (len(ev.y(kept)) and len(ev.y(gone))):
+            return []
+
+        def share(who: str, where: str) -> float:
+            return float(ev.correct(who, where).double().mean())
+
+        return [ev.level(
+            "h-mean", lambda who: h_mean(share(who, kept), share("original", gone) - share(who, gone)),
+            Aim.UP if ev.removed else Aim.MATCH, metric=self.name, n=len(ev.y(kept)) + len(ev.y(gone)),
+        )]  # fmt: skip
+
+
+def h_mean(kept: float, drop: float) -> float:
+    """Harmonic mean of the accuracy kept and the accuracy dropped; 0 where nothing dropped.
+
+    Example:
+        >>> round(h_mean(71.16, 70.88), 4)
+        71.0197
+    """
+    return 2 * kept * drop / (kept + drop) if drop > 0 and kept > 0 else 0.0

@@ -1,0 +1,32 @@
+"""Training loss."""
+
+from __future__ import annotations
+
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.sets import scored
+from unlearn.registry import metrics
+from unlearn.subject import Classifies, HasLoss
+
+
+@metrics.register("loss")
+class Loss(Metric):
+    """Mean training loss on forget, retain and test data; of any model that has one.
+
+    Where classes are removed, held-out examples of the removed and of the kept classes are told apart.
+
+    References:
+        Golatkar et al., 2020, Eternal sunshine of the spotless net, arXiv:1911.04933
+    """
+
+    needs = HasLoss
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """One score for each set."""
+        unit = "nats" if isinstance(ev.subjects["unlearned"], Classifies) else "loss"
+        return [self._score(ev, where, unit) for where in scored(ev)]
+
+    def _score(self, ev: Evidence, where: str, unit: str) -> Score:
+        return ev.level(
+            f"loss/{where}", lambda who: ev.losses(who, where).double().mean(), Aim.MATCH, metric=self.name,
+            unit=unit, n=len(ev.y(where)),
+        )  # fmt: skip

@@ -1,0 +1,27 @@
+"""Time that unlearning took."""
+
+from __future__ import annotations
+
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.registry import metrics
+from unlearn.subject import Subject
+
+
+@metrics.register("run-time")
+class RunTime(Metric):
+    """Seconds of the unlearning call, and their share of the time that retraining takes.
+
+    Statistics that were computed for the call are included; loading data and measuring are not.
+    """
+
+    needs = Subject
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """Seconds and share."""
+        seconds, oracle = ev.facts.get("seconds"), ev.facts.get("oracle_seconds")
+        ratio = seconds / oracle if seconds is not None and oracle else None
+        return [
+            Score(name="run-time/seconds", metric=self.name, value=seconds, aim=Aim.DOWN, unit="s"),
+            Score(name="run-time/ratio", metric=self.name, value=ratio, aim=Aim.DOWN,
+                  note="" if ratio is not None else "no training time of an oracle is known"),
+        ]  # fmt: skip

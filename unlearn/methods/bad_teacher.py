@@ -1,0 +1,91 @@
+"""Teaching with an incompetent teacher (bad teacher)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+
+from unlearn.data import Batch, Split
+from unlearn.knobs import knob
+from unlearn.method import Method, Preset
+from unlearn.ops.distill import divergence
+from unlearn.ops.steps import descend, outputs_by_index
+from unlearn.registry import methods
+from unlearn.runtime import Run
+from unlearn.subject import Distills, mode
+
+
+@methods.register("bad-teacher")
+class BadTeacher(Method[Distills]):
+    """Copies an untrained network on the forget set and itself on a share of the retain set; label-free.
+
+    With z_bad the outputs of the same architecture newly drawn, z_good those of θ₀, and q the softmax of
+    z_bad / T on forget and of z_good / T on retain examples,
+
+        L = KL(q ‖ softmax(z / T)),
+
+    averaged over batches of both in proportion to their numbers, minimised with Adam. Both teachers stay in
+    evaluation mode.
+
+    References:
+        Chundawat et al., 2023, Can bad teaching induce forgetting? Unlearning in deep neural networks using
+        an incompetent teacher, arXiv:2205.08096
+
+    Differences from the authors' released code:
+        The loss is summed over classes; theirs is averaged over them as well, C times smaller:
+        `reduction="mean"`. Every batch holds both sets in proportion, where theirs shuffles them together,
+        and with several epochs each draws its share of the retain set anew. For outputs that are no logits
+        the divergence is half the squared distance.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x"})
+    presets: ClassVar = {
+        "paper": Preset(
+            "authors' code, CIFAR-20, ResNet-18 pre-trained on ImageNet",
+            {"lr": 1e-4, "epochs": 1, "batch_size": 256, "share": 0.3, "temperature": 1.0, "reduction": "mean"},
+        )
+    }  # fmt: skip
+
+    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
+    epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 10))
+    batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)
+    share: float = knob(0.3, "share of the retain set in an epoch", gt=0, le=1, search=(0.1, 1.0))
+    temperature: float = knob(1.0, "T of teachers and student", gt=0)
+    reduction: Literal["batchmean", "mean"] = knob(
+        "batchmean", "sum over classes, or mean as the released code"
+    )
+
+    def unlearn(self, subject: Distills, data: Split, run: Run) -> Distills:
+        """See `Method.unlearn`."""
+        good = subject.clone()
+        bad = outputs_by_index(subject.fresh(run.rng), data.forget)
+        opt = torch.optim.Adam(subject.module.parameters(), self.lr)
+        with mode(good.module, train=False), mode(subject.module, train=True):
+            for _ in run.track(range(self.epochs), "unlearn"):
+                for f, r in self._pairs(data, run):
+                    with torch.no_grad():
+                        q = ([bad(f.index)] if f else []) + ([good.outputs(r)] if r else [])
+                    z = subject.outputs(_together([b for b in (f, r) if b]))
+                    scale = z.shape[1] if self.reduction == "mean" else 1
+                    descend(opt, divergence(subject, torch.cat(q), z, self.temperature).mean() / scale)
+        return subject
+
+    def _pairs(self, data: Split, run: Run) -> Iterator[tuple[Batch | None, Batch | None]]:
+        """Batches of both sets in proportion; forget comes once, retain up to its share."""
+        n_f, n_r = len(data.forget), max(1, round(self.share * len(data.retain)))
+        size_f = max(1, round(self.batch_size * n_f / (n_f + n_r)))
+        size_r = max(1, self.batch_size - size_f)
+        forget = data.forget.batches(size_f, run.rng)
+        retain = itertools.islice(data.retain.batches(size_r, run.rng), -(-n_r // size_r))
+        return itertools.zip_longest(forget, retain)
+
+
+def _together(batches: list[Batch]) -> Batch:
+    """One batch of inputs; it keeps the first one's targets, which nothing reads."""
+    return replace(
+        batches[0], x=torch.cat([b.x for b in batches]), index=torch.cat([b.index for b in batches])
+    )

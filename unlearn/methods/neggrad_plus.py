@@ -1,0 +1,59 @@
+"""Gradient ascent on the forget set, held by descent on the retain set."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from unlearn.data import Split, paced
+from unlearn.knobs import knob
+from unlearn.method import Method, Preset
+from unlearn.ops.steps import descend, sgd
+from unlearn.registry import methods
+from unlearn.runtime import Run
+from unlearn.subject import HasLoss, mode
+
+
+@methods.register("neggrad-plus")
+class NegGradPlus(Method[HasLoss]):
+    """Descends on the retain set and climbs on the forget set in the same step.
+
+    θ ← θ − η ∇ [a mean ℓ(f(x_r), y_r) − (1 − a) mean ℓ(f(x_f), y_f)].
+
+    The retain set sets the pace, the forget set is cycled. The ascent has no bound of its own: with a too
+    small it wins and the model is lost.
+
+    References:
+        Kurmanji et al., 2023, Towards unbounded machine unlearning, arXiv:2302.09880
+
+    Differences from the authors' released code:
+        Their small-scale code also pulls θ towards θ₀ by its weight decay, which is zero in the published
+        setting; ordinary weight decay is used here.
+    """
+
+    presets: ClassVar = {
+        "paper": Preset(
+            "SCRUB authors' code, small scale",
+            {"a": 0.95, "epochs": 10, "lr": 0.01, "weight_decay": 0.0, "frozen_norm": True},
+        ),
+        "large": Preset("SCRUB authors' code, large scale and membership study", {"a": 0.9999, "epochs": 5}),
+    }
+
+    a: float = knob(0.95, "weight of the retain loss", gt=0, lt=1, search=(0.5, 0.9999))
+    lr: float = knob(0.01, "step size η", gt=0, search=(1e-4, 1e-1))
+    epochs: int = knob(5, "passes over the retain set", ge=1, search=(1, 10))
+    batch_size: int = knob(64, "examples of each set in a step", ge=1)
+    momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
+    weight_decay: float = knob(5e-4, "L2 penalty", ge=0)
+    frozen_norm: bool = knob(False, "train in evaluation mode, batch norm frozen, as their small-scale code")
+    augment: bool = knob(False, "crop and flip while training")
+
+    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+        """See `Method.unlearn`."""
+        opt = sgd(subject.module.parameters(), self.lr, self.momentum, self.weight_decay)
+        with mode(subject.module, train=not self.frozen_norm):
+            for _ in run.track(range(self.epochs), "unlearn"):
+                for r, f in paced(data.retain, data.forget, self.batch_size, run.rng, augment=self.augment):
+                    loss_r = subject.loss(r, run.rng).mean()
+                    loss_f = subject.loss(f, run.rng).mean()
+                    descend(opt, self.a * loss_r - (1 - self.a) * loss_f)
+        return subject

@@ -1,0 +1,104 @@
+"""Image classifiers of transformers, by local folder or hub name, and the images they want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from unlearn.errors import BadWeights
+from unlearn.ops.pictures import BILINEAR, Frame
+from unlearn.sources import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A loaded image classifier.
+
+    Attributes:
+        module: The model; its output has `logits`.
+        classes: Names of the classes, by id.
+        frame: Size and colours of its images.
+        pixels: Their normalisation.
+    """
+
+    module: nn.Module
+    classes: tuple[str, ...]
+    frame: Frame
+    pixels: Pixels
+
+    def untrained(self) -> nn.Module:
+        """The same architecture with newly drawn weights, from its configuration."""
+        from transformers import AutoModelForImageClassification
+
+        config: Any = self.module.config
+        made: nn.Module = AutoModelForImageClassification.from_config(config)
+        return made
+
+
+def load_classifier(where: str) -> Pretrained:
+    """Reads an image classifier of transformers.
+
+    Args:
+        where: Folder that `save_pretrained` wrote, or a hub name.
+
+    Raises:
+        BadWeights: If there is none, or it cannot be read.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        module = AutoModelForImageClassification.from_pretrained(where)
+    except Exception as err:  # transformers raises whatever its readers raise
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        raise BadWeights(
+            f"no image classifier at {where!r}: {said}; give FILE.py:FUNCTION, a folder written by save_pretrained, or a hub name"
+        ) from err
+    config = module.config
+    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    frame, pixels = image_input(config, _processor(where))
+    return Pretrained(module, names, frame, pixels)
+
+
+def image_input(config: Any, processor: dict[str, Any]) -> tuple[Frame, Pixels]:
+    """Size, colours and normalisation, from the model's configuration and its `preprocessor_config.json`.
+
+    Args:
+        config: Of the model.
+        processor: The JSON, or nothing: then images are only scaled to 0..1 and to the model's size.
+    """
+    channels = int(getattr(config, "num_channels", 3))
+    size = _pair(processor.get("crop_size") if processor.get("do_center_crop") else None)
+    asked = processor.get("size", getattr(config, "image_size", None))
+    shortest = 0
+    if isinstance(asked, dict) and "shortest_edge" in asked:
+        shortest = int(asked["shortest_edge"])
+        size = size or (shortest, shortest)
+        if "crop_pct" in processor:  # ConvNeXT's rule: small images are cut, large ones squeezed
+            shortest = int(shortest / processor["crop_pct"]) if shortest < 384 else 0
+    elif size is None:
+        size = _pair(asked)
+    frame = Frame(size, channels, shortest, int(processor.get("resample", BILINEAR)))
+    if not processor.get("do_normalize", bool(processor)):
+        return frame, Pixels((0.0,) * channels, (1.0,) * channels)
+    mean, std = (processor.get(k, [0.5] * channels) for k in ("image_mean", "image_std"))
+    return frame, Pixels(tuple(mean), tuple(std))
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    if isinstance(size, dict):
+        return int(size["height"]), int(size["width"])
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _processor(where: str) -> dict[str, Any]:
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    try:
+        found: dict[str, Any] = BaseImageProcessor.get_image_processor_dict(where)[0]
+    except OSError:
+        return {}
+    return found

@@ -1,0 +1,23 @@
+"""Which of the evidence's sets a metric looks at."""
+
+from __future__ import annotations
+
+from unlearn.metric import Evidence
+
+
+def scored(ev: Evidence) -> list[str]:
+    """The sets on which a level is reported; where classes are removed, held-out ones are told apart."""
+    names = ["forget", "retain", *(["test_forget", "test_retain"] if ev.removed else ["test"])]
+    return [name for name in names if len(ev.y(name))]
+
+
+def kept_test(ev: Evidence) -> str:
+    """The held-out examples on which a good model stays good: of the classes that are kept."""
+    return "test_retain" if ev.removed else "test"
+
+
+def like_retain(ev: Evidence) -> str:
+    """The held-out examples that are distributed as the retain set, with labels as wrong as there."""
+    if ev.removed:
+        return "test_retain"
+    return "audit" if ev.request == "random" else "test"

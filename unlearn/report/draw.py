@@ -1,0 +1,239 @@
+"""Pictures of a report as SVG whose colours are CSS variables, so that one drawing serves light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+INKS = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "line": "#030303",
+    "original": "#040404",
+    "unlearned": "#050505",
+    "oracle": "#060606",
+    "forgotten": "#070707",
+    "card": "#080808",
+}
+"""Colours to draw with; each is replaced by the CSS variable of its name."""
+SETS = {"forget": "forgotten", "audit": "ink", "test": "muted"}
+SET_WORDS = {"forget": "forgotten examples", "audit": "like them, never seen", "test": "all test data"}
+SIZE = (3.4, 2.45)
+MODELS = ("original", "unlearned", "oracle")
+
+Axes = Any
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One drawing.
+
+    Attributes:
+        title: Short heading.
+        svg: Markup to be inlined.
+        who: The model it shows, whose colour marks the heading, or nothing.
+        alt: What it shows, for those who cannot see it.
+    """
+
+    title: str
+    svg: str
+    who: str = ""
+    alt: str = ""
+
+
+def losses(data: Data, what: str, key: str) -> list[Picture]:
+    """One histogram for each model, with the same bins and axes.
+
+    Args:
+        data: `figures["loss"]` or `figures["entropy"]`.
+        what: Word for the axis.
+        key: Makes the ids of the markup unique in a page.
+    """
+    top = max((max(v) for sets in data["share"].values() for v in sets.values()), default=1.0)
+
+    def draw(ax: Axes, who: str) -> None:
+        edges = data["edges"]
+        for where, share in data["share"][who].items():
+            fill = where == "forget"
+            ax.stairs(share, edges, fill=fill, color=INKS[SETS[where]], alpha=0.45 if fill else 1,
+                      linewidth=0.8 if where == "test" else 1.2, linestyle=":" if where == "test" else "-")  # fmt: skip
+        if data["log"]:
+            ax.set_xscale("log")
+        ax.set_xlim(edges[0], edges[-1])
+        ax.set_ylim(0, 1.08 * top or 1)
+        ax.set_xlabel(f"{what}, nats")
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+
+    return [
+        Picture(who, _svg(_bound(draw, who), f"{key}-{what}-{who}"), who, f"Histogram of {what}: {who}")
+        for who in MODELS
+        if data["share"].get(who)
+    ]
+
+
+def attack(data: Data, key: str) -> Picture:
+    """Receiver operating curves of the loss attack on logarithmic axes, one for each model."""
+    low = data["fpr"][0]
+
+    def draw(ax: Axes) -> None:
+        ax.plot([low, 1], [low, 1], color=INKS["muted"], linewidth=0.8, linestyle=":")
+        for who, tpr in data["tpr"].items():
+            shown = [max(t, low / 2) for t in tpr]
+            ax.plot(data["fpr"], shown, color=INKS[who], linewidth=1.6, label=f"{who}  {data['auc'][who]:.2f}")
+        ax.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.15))
+        ax.set_xlabel("false-positive rate")
+        ax.legend(loc="lower right", title="AUC", handlelength=1.2)
+
+    said = ", ".join(f"{who} {auc:.2f}" for who, auc in data["auc"].items())
+    return Picture("Loss attack: true-positive rate", _svg(draw, f"{key}-roc"), alt=f"ROC of the loss attack; AUC: {said}")
+
+
+def classes(data: Data, key: str) -> Picture:
+    """Change of each class's test accuracy from the original; at most the 20 that changed most."""
+    change = {
+        who: [None if a is None or b is None else 100 * (a - b) for a, b in
+              zip(data["accuracy"][who], data["accuracy"]["original"], strict=True)]
+        for who in ("unlearned", "oracle") if who in data["accuracy"]
+    }  # fmt: skip
+    known = [c for c, v in enumerate(change["unlearned"]) if v is not None]
+    shown = sorted(sorted(known, key=lambda c: -abs(change["unlearned"][c] or 0))[:20])
+
+    def draw(ax: Axes) -> None:
+        width = 0.8 / len(change)
+        for k, (who, values) in enumerate(change.items()):
+            at = [i + (k - (len(change) - 1) / 2) * width for i in range(len(shown))]
+            ax.bar(at, [values[c] or 0 for c in shown], 0.92 * width, color=INKS[who])
+        ax.axhline(0, color=INKS["muted"], linewidth=0.8)
+        names = [str(data["names"][c])[:12] for c in shown]
+        tall = any(len(n) > 2 for n in names)
+        ax.set_xticks(range(len(shown)), names, rotation=60 if tall else 0, ha="right" if tall else "center")
+        for tick, c in zip(ax.get_xticklabels(), shown, strict=True):
+            tick.set_color(INKS["forgotten" if c in data["removed"] else "ink"])
+        ax.tick_params(axis="x", length=0)
+        ax.set_xlabel("class")
+
+    return Picture("Test accuracy by class, change in points", _svg(draw, f"{key}-classes"),
+                   alt="Bars: change of test accuracy by class, unlearned and oracle")  # fmt: skip
+
+
+def features(data: Data, key: str) -> list[Picture]:
+    """Two-dimensional pictures of the features; the original and the unlearned model share axes and limits."""
+    shared = [p for who in ("original", "unlearned") for p in data["points"].get(who, [])]
+    n = data["forgotten"]
+
+    def draw(ax: Axes, who: str) -> None:
+        points = data["points"][who]
+        for part, ink, size, mark in ((points[n:], "muted", 2.2, "o"), (points[:n], "forgotten", 4.2, "x")):
+            ax.plot([p[0] for p in part], [p[1] for p in part], mark, color=INKS[ink], markersize=size,
+                    markeredgewidth=1.1 if mark == "x" else 0, alpha=0.85)  # fmt: skip
+        for x, y, name in _centres(points[n:], data.get("y", [])[n:], data.get("names", [])):
+            ax.text(x, y, name, ha="center", va="center", fontsize=9, weight="bold", color=INKS["ink"],
+                    bbox={"boxstyle": "round,pad=0.15", "facecolor": INKS["card"], "edgecolor": "none", "alpha": 0.75})  # fmt: skip
+        _frame(ax, points if who == "oracle" else shared)
+
+    titles = {"original": "original", "unlearned": "unlearned, same axes", "oracle": "oracle, axes of its own"}
+    return [
+        Picture(titles[who], _svg(_bound(draw, who), f"{key}-features-{who}"), who, f"Features on two main axes: {who}")
+        for who in MODELS
+        if who in data["points"]
+    ]
+
+
+def tradeoff(points: Sequence[tuple[str, float, float]], oracle: float | None, ylabel: str, key: str) -> Picture:
+    """Utility against forgetting: held-out accuracy to the right, distance from the oracle upwards.
+
+    Args:
+        points: Label, held-out accuracy, distance of each method.
+        oracle: Held-out accuracy of the oracle, or None.
+        ylabel: What the distance is.
+        key: Makes the ids of the markup unique in a page.
+    """
+
+    def draw(ax: Axes) -> None:
+        if oracle is not None:
+            ax.plot([oracle], [0], marker="*", markersize=12, color=INKS["oracle"], clip_on=False, zorder=3)
+            _tag(ax, "oracle", oracle, 0.0, INKS["oracle"])
+        for label, x, y in points:
+            ax.plot([x], [y], "o", markersize=6, color=INKS["unlearned"], zorder=3)
+            _tag(ax, label, x, y, INKS["ink"])
+        xs = [x for _, x, _ in points] + ([oracle] if oracle is not None else [])
+        pad = 0.12 * (max(xs) - min(xs)) or 0.01
+        ax.set_xlim(min(xs) - pad, max(xs) + 2.2 * pad)
+        ax.set_ylim(0, 1.2 * max(y for _, _, y in points) or 0.01)
+        ax.set_xlabel("held-out accuracy →")
+        ax.grid(True, color=INKS["line"], linewidth=0.6)
+
+    said = "; ".join(f"{label}: {x:.3f}, {y:.3f}" for label, x, y in points)
+    return Picture(f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", (7.0, 3.4)), alt=f"Held-out accuracy and {ylabel}: {said}")
+
+
+def _tag(ax: Axes, label: str, x: float, y: float, color: str) -> None:
+    ax.annotate(label, (x, y), xytext=(7, 5), textcoords="offset points", color=color, fontsize=9)
+
+
+def _centres(points: Sequence[Any], y: Sequence[int], names: Sequence[str]) -> list[tuple[float, float, str]]:
+    """Median point and name of each class, where there are few enough to tell apart."""
+    kinds = sorted(set(y))
+    if not 1 < len(kinds) <= 12:
+        return []
+    found = []
+    for kind in kinds:
+        own = [p for p, c in zip(points, y, strict=True) if c == kind]
+        middle = [sorted(p[k] for p in own)[len(own) // 2] for k in (0, 1)]
+        found.append((middle[0], middle[1], str(names[kind] if kind < len(names) else kind)[:10]))
+    return found
+
+
+def _frame(ax: Axes, points: Sequence[Any]) -> None:
+    for axis, values in (("x", [p[0] for p in points]), ("y", [p[1] for p in points])):
+        pad = 0.06 * (max(values) - min(values)) or 1.0
+        getattr(ax, f"set_{axis}lim")(min(values) - pad, max(values) + pad)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _bound(draw: Callable[[Axes, str], None], who: str) -> Callable[[Axes], None]:
+    return lambda ax: draw(ax, who)
+
+
+def _svg(draw: Callable[[Axes], None], key: str, size: tuple[float, float] = SIZE) -> str:
+    """One figure as markup: no ids but its own, colours as CSS variables, the same bytes every time."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_style(), "svg.hashsalt": key}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        held = io.StringIO()
+        figure.savefig(held, format="svg", transparent=True,
+                       metadata={"Date": None, "Creator": None, "Format": None, "Type": None})  # fmt: skip
+    return _clean(held.getvalue(), re.sub(r"[^a-zA-Z0-9]+", "-", key))
+
+
+def _style() -> dict[str, Any]:
+    ink, muted, line = INKS["ink"], INKS["muted"], INKS["line"]
+    return {
+        "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": ink,
+        "axes.labelcolor": muted, "axes.labelsize": 9, "axes.edgecolor": line, "axes.linewidth": 0.8,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.unicode_minus": True,
+        "xtick.color": muted, "ytick.color": muted, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+        "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
+        "legend.frameon": False, "legend.fontsize": 8.5, "legend.title_fontsize": 8.5,
+    }  # fmt: skip
+
+
+def _clean(markup: str, key: str) -> str:
+    markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<(metadata|style).*?</\1>", "", markup, flags=re.S)  # a style would reach the whole page
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", markup))
+    markup = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", markup)
+    markup = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", markup)
+    for name, color in INKS.items():
+        markup = markup.replace(color, f"var(--{name})")
+    markup = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-hidden="true">', markup, count=1)
+    markup = re.sub(r"font-family: [^;\"]+", "font-family: inherit", markup)
+    return re.sub(r"\s*\n\s*", " ", markup.replace("xlink:href", "href"))

@@ -1,0 +1,240 @@
+"""One self-contained page: no script, no request, light and dark, readable on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn.report import Report, draw
+from unlearn.report.published import SOURCE, published
+from unlearn.report.reproduce import command
+from unlearn.report.summary import (
+    CRITERIA,
+    LIMITS,
+    Cell,
+    Group,
+    groups,
+    judge,
+    number,
+    seeds_text,
+    spread,
+    verdict,
+)
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+Data = dict[str, Any]
+
+
+def render(reports: Sequence[Report]) -> str:
+    """The page of one run, or of several: compared first, then each by itself.
+
+    Args:
+        reports: At least one.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters.update(number=number, spread=spread)
+    found = groups(reports)
+    return env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title(found),
+        said=_verdict(found, reports),
+        criteria=CRITERIA,
+        limits=LIMITS,
+        comparison=comparison(found) if len(found) > 1 else None,
+        sections=[section(g, f"s{k}") for k, g in enumerate(found)],
+    )
+
+
+def title(found: Sequence[Group]) -> str:
+    """The heading of the page."""
+    scenarios = list(dict.fromkeys(g.first.scenario for g in found))
+    names = list(dict.fromkeys(g.first.method for g in found))
+    what = ", ".join(names) if len(names) <= 3 else f"{len(names)} methods"
+    return f"{what} on {scenarios[0] if len(scenarios) == 1 else f'{len(scenarios)} scenarios'}"
+
+
+def comparison(found: Sequence[Group]) -> Data:
+    """Every group in one table and one picture, the oracle beside them."""
+    names = list(dict.fromkeys(c.name for g in found for c in g.headline))
+    cells = [(g, [g.cell(n) for n in names]) for g in found]
+    oracle = [next((c.reference for _, row in cells if (c := row[k]) and c.reference is not None), None)
+              for k in range(len(names))]  # fmt: skip
+    same = len({(g.first.scenario, g.first.recipe.get("step", 0)) for g in found}) == 1
+    return {
+        "names": [(n, next(c.score.aim.sign for _, row in cells for c in row if c and c.name == n)) for n in names],
+        "rows": [{"group": g, "judged": judge(g), "cells": row, "seconds": _seconds(g)} for g, row in cells],
+        "oracle": oracle if same and any(v is not None for v in oracle) else None,
+        "picture": _tradeoff(found) if same else None,
+    }
+
+
+def section(group: Group, key: str) -> Data:
+    """Everything that is shown of one group."""
+    first = group.first
+    return {
+        "key": key,
+        "group": group,
+        "judged": judge(group),
+        "lead": _lead(group),
+        "tiles": _tiles(group),
+        "tables": [t for t in (("Scores", group.headline), ("More scores", group.rest)) if t[1]],
+        "strip": strip,
+        "pictures": pictures(first.figures, key),
+        "thumbs": first.figures.get("forgotten", []),
+        "published": _published(group),
+        "costs": _costs(group),
+        "facts": _facts(first),
+        "commands": [command(r) for r in group.reports],
+        "notes": list(dict.fromkeys(n for r in group.reports for n in r.notes)),
+    }
+
+
+def pictures(figures: Data, key: str) -> list[tuple[str, str, list[draw.Picture]]]:
+    """Rows of pictures of one size: heading, explanation, drawings."""
+    rows: list[tuple[str, str, list[draw.Picture]]] = []
+    if data := figures.get("loss"):
+        rows.append(("Loss on what was forgotten", "Filled: the forgotten examples. Outline: held-out examples like them, "
+                     "which no model was trained on. Unlearning works where the two coincide as they do for the oracle.",
+                     draw.losses(data, "loss", key)))  # fmt: skip
+    if data := figures.get("features"):
+        share = " and ".join(f"{100 * v:.0f} %" for v in data["explained"])
+        rows.append(("Features", f"Up to 400 training examples on the two main axes of the original's features ({share} of their variance); "
+                     "crosses are forgotten examples, grey dots are kept ones, names stand at the middle of each kept class.",
+                     draw.features(data, key)))  # fmt: skip
+    pair = [draw.attack(figures["roc"], key)] if figures.get("roc") else []
+    pair += [draw.classes(figures["classes"], key)] if figures.get("classes", {}).get("accuracy") else []
+    if pair:
+        rows.append(("Attack and collateral damage", "Left: can an attacker who sees only the loss tell forgotten examples from held-out "
+                     "ones? The dotted line is guessing. Right: what it cost each class; removed classes are marked.", pair))  # fmt: skip
+    if data := figures.get("entropy"):
+        rows.append(("Entropy of the predictions", "How undecided each model is, on the forgotten and on held-out examples.",
+                     draw.losses(data, "entropy", key)))  # fmt: skip
+    return rows
+
+
+def strip(cell: Cell) -> Data | None:
+    """Positions in per cent of a score's values on a line from 0 to 1, or None where one lies outside."""
+    marks = {"original": cell.original, "oracle": cell.reference, "unlearned": cell.value}
+    known = {who: round(100 * v, 2) for who, v in marks.items() if v is not None}
+    if "unlearned" not in known or any(not 0 <= v <= 100 for v in known.values()):
+        return None
+    low, high = (None, None) if cell.low is None or cell.high is None else (max(0.0, cell.low), min(1.0, cell.high))
+    band = None if low is None or high is None else (round(100 * low, 2), round(100 * (high - low), 2))
+    return {"marks": known, "band": band}
+
+
+def _verdict(found: Sequence[Group], reports: Sequence[Report]) -> Data:
+    if len(found) == 1:
+        said = judge(found[0])
+        return {"kind": said.kind, "words": said.words, "text": said.text}
+    judged = [judge(g) for g in found]
+    good = sum(j.kind == "forgotten" for j in judged)
+    kind = "forgotten" if good else "unknown" if all(j.kind == "unknown" for j in judged) else "not"
+    words = f"{good} of {len(found)} forgot as the oracle and kept the rest"
+    return {"kind": kind, "words": words, "text": verdict(reports).replace(LIMITS, "").strip()}
+
+
+def _lead(group: Group) -> str:
+    request = group.first.request
+    sizes = request.get("sizes", {})
+    parts = [f"request {request.get('text', '')}"]
+    if "forget" in sizes:
+        parts.append(f"{sizes['forget']:,} training examples forgotten, {sizes.get('retain', 0):,} kept")
+    return " · ".join([*parts, seeds_text(group), group.first.created[:10]])
+
+
+def _tiles(group: Group) -> list[Data]:
+    """The four numbers to look at first."""
+    named = [("Forgotten examples answered correctly", group.forget), ("Held-out accuracy", group.held_out),
+             ("Membership attack, AUC", group.attack)]  # fmt: skip
+    tiles = [
+        {"name": name, "value": spread(c), "oracle": number(c.reference), "original": number(c.original)}
+        for name, c in named
+        if c is not None and c.value is not None
+    ]
+    if (ratio := _speedup(group)) is not None:
+        tiles.append({"name": "Time, as a share of retraining", "value": f"{100 / ratio:.1f} %", "oracle": "100 %", "original": ""})
+    return tiles
+
+
+def _seconds(group: Group) -> float:
+    return sum(r.costs.seconds for r in group.reports) / len(group.reports)
+
+
+def _speedup(group: Group) -> float | None:
+    oracle = [r.costs.oracle_seconds for r in group.reports if r.costs.oracle_seconds is not None]
+    seconds = _seconds(group)
+    return sum(oracle) / len(oracle) / seconds if oracle and seconds > 0 and not group.idle else None
+
+
+def _tradeoff(found: Sequence[Group]) -> draw.Picture | None:
+    """Held-out accuracy and distance from the oracle, where both are known of two groups or more."""
+    by_attack = all(g.attack is not None and g.attack.gap is not None for g in found)
+    what = "distance of the attack's AUC from the oracle's" if by_attack else "distance of forget accuracy from the oracle's"
+    chosen = [(g, g.held_out, g.attack if by_attack else g.forget) for g in found]
+    points = [(g.label, u.value, p.gap) for g, u, p in chosen if u and p and u.value is not None and p.gap is not None]
+    oracle = next((u.reference for _, u, _ in chosen if u and u.reference is not None), None)
+    return draw.tradeoff(points, oracle, what[0].upper() + what[1:], "all") if len(points) > 1 else None
+
+
+def _published(group: Group) -> Data | None:
+    rows = published(group.first)
+    if not rows:
+        return None
+    ours = [group.forget, group.cell("accuracy/retain"), group.held_out]
+    values = [None if c is None or c.value is None else 100 * c.value for c in ours]
+    if values[0] is not None:
+        values[0] = 100 - values[0]
+    return {"source": SOURCE, "rows": rows, "ours": values, "method": group.first.method}
+
+
+def _costs(group: Group) -> list[tuple[str, str]]:
+    costs = [r.costs for r in group.reports]
+    mean = {k: sum(getattr(c, k) for c in costs) / len(costs) for k in ("seconds", "peak_bytes", "changed")}
+    rows = [("Unlearning call", duration(mean["seconds"]))]
+    for word, key in (("Training the original", "original_seconds"), ("Retraining, the oracle", "oracle_seconds")):
+        known = [v for c in costs if (v := getattr(c, key)) is not None]
+        rows += [(word, duration(sum(known) / len(known)))] if known else []
+    if (ratio := _speedup(group)) is not None:
+        rows.append(("Faster than retraining", f"{ratio:.1f} times"))
+    rows += [("Peak memory above what was in use", f"{mean['peak_bytes'] / 2**20:,.1f} MiB"),
+             ("Parameters changed", f"{100 * mean['changed']:.1f} %")]  # fmt: skip
+    return rows + [(f"Examples read, {name}", f"{n:,}") for name, n in costs[0].read.items()]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+        >>> duration(0.31), duration(75.0), duration(7300.0)
+        ('0.31 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Lists of names and values: hyper-parameters, scenario, environment, weights."""
+    values = report.recipe["method"]["values"]
+    scenario = report.recipe["scenario"]
+    environment = {k: v for k, v in report.environment.items() if k != "packages"}
+    packages = report.environment.get("packages", {})
+    tables = {
+        "Hyper-parameters": values,
+        "Scenario": {"name": scenario["name"], **scenario["options"], "request": report.request.get("text", "")},
+        "Environment": {**environment, **packages},
+        "Weights, SHA-256": {who: mark[:16] for who, mark in report.weights.items()},
+    }
+    return [(name, [(k, _word(v)) for k, v in table.items()]) for name, table in tables.items() if table]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_word, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+"""A report as markdown, for issues, pull requests and papers' appendices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unlearn.report import Report
+from unlearn.report.reproduce import command
+from unlearn.report.summary import CRITERIA, Group, bounds, groups, judge, number, seeds_text, spread, verdict
+
+
+def render(reports: Sequence[Report]) -> str:
+    """The verdict, a comparison where there are several methods, and every score.
+
+    Args:
+        reports: At least one.
+    """
+    found = groups(reports)
+    lines = [f"# {escape(', '.join(dict.fromkeys(g.first.method for g in found)))} on {escape(found[0].first.scenario)}"]
+    lines += ["", escape(verdict(reports)), "", f"<sub>{escape(CRITERIA)}</sub>"]
+    if len(found) > 1:
+        lines += ["", "## Methods side by side", "", *_comparison(found)]
+    for group in found:
+        lines += ["", *_section(group)]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""Text that markdown takes for nothing but text.
+
+    Example:
+        >>> escape("a|b <i>*x*")
+        'a\\|b &lt;i&gt;\\*x\\*'
+    """
+    text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "|*`[]#":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _comparison(found: Sequence[Group]) -> list[str]:
+    names = list(dict.fromkeys(c.name for g in found for c in g.headline))
+    signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
+    references = {n: next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None) for n in names}
+    rows = [["oracle", "", *(number(references[n]) for n in names)]]
+    for g in found:
+        cells = [spread(c) if (c := g.cell(n)) else "–" for n in names]
+        rows.append([escape(g.label), judge(g).words, *cells])
+    return _table(["method", "verdict", *(f"{escape(n)} {signs[n]}" for n in names)], rows)
+
+
+def _section(group: Group) -> list[str]:
+    columns = ["score", "original", "unlearned", "oracle", "gap", "floor", "interval", "aim"]
+    rows = [
+        [escape(c.name), number(c.original), f"**{spread(c)}**", number(c.reference), number(c.gap), number(c.floor),
+         bounds(c), c.score.aim.sign]
+        for c in (*group.headline, *group.rest)
+    ]  # fmt: skip
+    costs = group.first.costs
+    oracle = f", retraining {costs.oracle_seconds:.2f} s" if costs.oracle_seconds is not None else ""
+    notes = [f"- {escape(n)}" for n in dict.fromkeys(n for r in group.reports for n in r.notes)]
+    return [
+        f"## {escape(group.label)}", "", f"{judge(group).words}. {escape(judge(group).text)}", "",
+        *_table(columns, rows), "",
+        f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.",
+        "", "```sh", *(command(r) for r in group.reports), "```", *(["", *notes] if notes else []),
+    ]  # fmt: skip
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+    return head + [f"| {' | '.join(row)} |" for row in rows]

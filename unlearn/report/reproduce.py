@@ -1,0 +1,47 @@
+"""The exact command that makes a report again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from unlearn.errors import UnlearnError
+from unlearn.registry import methods
+from unlearn.report import Report
+
+
+def command(report: Report) -> str:
+    """The command line of a report's run: only hyper-parameters that differ from the defaults are named."""
+    recipe = report.recipe
+    words = ["unlearn", "run", report.method, "--scenario", report.scenario, *_seeds(report.seeds)]
+    if len(oracles := recipe.get("oracles", [])) > 1:
+        words += ["--oracles", str(len(oracles))]
+    defaults = _defaults(report.method)
+    for name, value in recipe["method"]["values"].items():
+        if name not in defaults or defaults[name] != value:
+            words += _flag(name, value)
+    return shlex.join(words)
+
+
+def _seeds(seeds: dict[str, int]) -> list[str]:
+    if len(set(seeds.values())) == 1:
+        return ["--seed", str(next(iter(seeds.values())))]
+    return [word for name, value in seeds.items() for word in (f"--{name}-seed", str(value))]
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    """Defaults as the JSON of a report has them; none of a plugin that is not here."""
+    try:
+        cls = methods.get(method)
+    except UnlearnError:
+        return {}
+    return {k.name: list(k.default) if isinstance(k.default, tuple) else k.default for k in cls.knobs()}
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        return [f"--{flag}", ",".join(map(str, value))]
+    return [f"--{flag}", "none" if value is None else str(value)]

@@ -1,0 +1,96 @@
+"""Reports as tables on a terminal; nothing is printed but to the console that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from unlearn.report import Report
+from unlearn.report.summary import Cell, Group, bounds, groups, judge, number, seeds_text, spread, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+STYLES = {"forgotten": "green", "partly": "yellow", "over": "yellow", "unknown": "yellow"}
+
+
+def show(console: Console, reports: Sequence[Report], every: bool = False) -> None:
+    """The verdict and what fits the number of methods: one table of scores and costs, or a comparison.
+
+    Args:
+        console: Where to print.
+        reports: At least one.
+        every: Whether to show the scores below the headline, too.
+    """
+    from rich.text import Text
+
+    found = groups(reports)
+    if len(found) == 1:
+        one(console, found[0], every)
+    else:
+        compare(console, found)
+    kind = judge(found[0]).kind if len(found) == 1 else "unknown"
+    console.print(Text(verdict(reports), style=STYLES.get(kind, "red") if len(found) == 1 else ""))
+
+
+def one(console: Console, group: Group, every: bool = False) -> None:
+    """Scores of one method beside those of the oracle, headline first, and its costs."""
+    title = f"{group.label} on {group.first.scenario}, {seeds_text(group)}"
+    console.print(scores(group.headline, title))
+    if every and group.rest:
+        console.print(scores(group.rest, "More scores"))
+    console.print(costs(group))
+
+
+def compare(console: Console, found: Sequence[Group]) -> None:
+    """Rows are methods, columns the headline scores as mean ± half-width over seeds; the oracle comes first."""
+    names = list(dict.fromkeys(c.name for g in found for c in g.headline))
+    signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
+    table = _table("", ["method", *(f"{n}\n{signs[n]}" for n in names), "seconds", "verdict"])
+    references = [next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None) for n in names]
+    if any(r is not None for r in references):
+        _row(table, ["oracle", *map(number, references), "", ""], "yellow")
+    for g in found:
+        seconds = sum(r.costs.seconds for r in g.reports) / len(g.reports)
+        cells = [spread(c) if (c := g.cell(n)) else "–" for n in names]
+        _row(table, [g.label, *cells, number(seconds), judge(g).words])
+    console.print(table)
+
+
+def scores(cells: Sequence[Cell], title: str) -> Table:
+    """A table of scores: original, unlearned, oracle, gap, floor, aim, interval."""
+    table = _table(title, ["score", "original", "unlearned", "oracle", "gap", "floor", "aim", "interval"])
+    for c in cells:
+        _row(table, [c.name, number(c.original), spread(c), number(c.reference), number(c.gap), number(c.floor),
+                     c.score.aim.sign, f"{bounds(c)} ({c.interval})" if bounds(c) else ""])  # fmt: skip
+    return table
+
+
+def costs(group: Group) -> Table:
+    """What the unlearning call cost, in the mean over seeds."""
+    all_ = [r.costs for r in group.reports]
+    mean = {k: sum(getattr(c, k) for c in all_) / len(all_) for k in ("seconds", "peak_bytes", "changed")}
+    oracle = [c.oracle_seconds for c in all_ if c.oracle_seconds is not None]
+    read = ", ".join(f"{name} {n:,}" for name, n in all_[0].read.items()) or "none"
+    table = _table("", ["seconds", "retraining", "peak MiB", "changed", "examples read"])
+    _row(table, [number(mean["seconds"]), number(sum(oracle) / len(oracle)) if oracle else "–",
+                 f"{mean['peak_bytes'] / 2**20:.1f}", f"{100 * mean['changed']:.1f} %", read])  # fmt: skip
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if k == 0 else "right")
+    return table
+
+
+def _row(table: Table, cells: Sequence[str], style: str = "") -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(c) for c in cells), style=style or None)

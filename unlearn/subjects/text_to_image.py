@@ -1,0 +1,179 @@
+"""Text-conditioned diffusion models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from unlearn.data import Batch, Handle
+from unlearn.errors import Mismatch
+from unlearn.ops.recipe import Recipe
+from unlearn.ops.verbs import fit, like, normal, of_example, untrained, whole
+from unlearn.registry import subjects
+from unlearn.runtime import Run
+from unlearn.subject import mode
+
+
+@subjects.register("text-to-image")
+@dataclass(slots=True)
+class TextToImage:
+    """Draws images of a prompt by diffusion; x are latents and y the token ids of their prompts.
+
+    The text encoder is frozen and shared between clones, and the latents are what the denoiser sees: an
+    autoencoder, where there is one, stays outside.
+
+    Attributes:
+        module: A diffusers UNet2DConditionModel.
+        text: A transformers CLIP text encoder, frozen.
+        scheduler: A diffusers scheduler; its noise schedule and prediction type are what count.
+        empty: Token ids of the empty prompt, with shape (L,).
+        pseudo: Token ids of the prompt that stands in for a forgotten one, with shape (L,).
+        shape: Shape (C, H, W) of one latent.
+        steps: Steps of a whole trajectory.
+        guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)) in samples.
+        recipe: How it was trained; None means that it is unknown and there is no oracle.
+        build: Returns the untrained module; by default every layer is reset.
+
+    References:
+        Ho et al., 2020, Denoising diffusion probabilistic models, arXiv:2006.11239
+        Rombach et al., 2022, High-resolution image synthesis with latent diffusion models, arXiv:2112.10752
+    """
+
+    module: nn.Module
+    text: nn.Module
+    scheduler: Any
+    empty: Tensor
+    pseudo: Tensor
+    shape: tuple[int, int, int]
+    steps: int = 50
+    guidance: float = 3.0
+    recipe: Recipe | None = None
+    build: Callable[[], nn.Module] | None = None
+
+    def clone(self) -> Self:
+        """A copy with a denoiser of its own; the text encoder is shared."""
+        return replace(self, module=copy.deepcopy(self.module))
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Text states of each prompt, with shape (B, L, D)."""
+        return self._states(batch.y)
+
+    def null(self, n: int) -> Tensor:
+        """Text states of the empty prompt for n examples, with shape (n, L, D)."""
+        return self._repeated(self.empty, n)
+
+    def predict(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """What the denoiser predicts for latents z (B, C, H, W) at times t (B,): noise or velocity."""
+        out: Tensor = self.module(z, t, encoder_hidden_states=cond.to(z.dtype)).sample
+        return out
+
+    def loss(self, batch: Batch, rng: Generator | None = None) -> Tensor:
+        """Squared error of each example's prediction at a drawn time, meaned over its elements, (B,).
+
+        Without a generator, time and noise of an example are seeded by its id.
+        """
+        z, t, noise = self._noised(batch, rng)
+        return _squared(self.predict(z, t, self.encode(batch)), self._target(batch.x.to(z), noise, t))
+
+    def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
+        """Error against the model's own stopped-gradient prediction for the pseudo prompt, with shape (B,)."""
+        z, t, _ = self._noised(batch, rng)
+        with torch.no_grad():
+            target = self.predict(z, t, self._repeated(self.pseudo, len(batch)))
+        return _squared(self.predict(z, t, self.encode(batch)), target)
+
+    @torch.no_grad()
+    def trajectory(self, cond: Any, until: int, guidance: float, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Latents denoised by DDIM from pure noise for `until` of `steps` steps, and the time (B,) reached.
+
+        Args:
+            cond: Text states, with shape (B, L, D).
+            until: Steps to take, 0 for pure noise, `steps` for finished latents at time 0.
+            guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)).
+            rng: Source of the noise.
+        """
+        n, ddim = len(cond), self._ddim()
+        z = torch.randn(n, *self.shape, generator=rng, device=rng.device).to(like(self.module))
+        both = torch.cat([self.null(n), cond])
+        with mode(self.module, train=False):
+            for t in ddim.timesteps[:until]:
+                free, told = self.predict(torch.cat([z, z]), t.expand(2 * n), both).chunk(2)
+                z = ddim.step(free + guidance * (told - free), t, z).prev_sample
+        reached = ddim.timesteps[until] if until < self.steps else torch.zeros_like(ddim.timesteps[0])
+        return z, reached.expand(n)
+
+    def sample(self, batch: Batch, rng: Generator) -> Tensor:
+        """Latents of a new image of each row's prompt, with shape (B, C, H, W)."""
+        return self.trajectory(self.encode(batch), self.steps, self.guidance, rng)[0]
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Parts of the denoiser by name; what is in none of the attentions is in `rest`."""
+        blocks = list(self.module.named_modules())
+        cross = [m for n, m in blocks if n.endswith(".attn2")]
+        attention = {id(m) for n, m in blocks if ".attn1" in n or ".attn2" in n}
+        rest = [
+            m
+            for _, m in blocks
+            if id(m) not in attention and next(m.parameters(recurse=False), None) is not None
+        ]
+        return {
+            "cross-attention": nn.ModuleList(cross),
+            "cross-attention-kv": nn.ModuleList(m.get_submodule(k) for m in cross for k in ("to_k", "to_v")),
+            "self-attention": nn.ModuleList(m for n, m in blocks if n.endswith(".attn1")),
+            "rest": nn.ModuleList(rest),
+            "all": self.module,
+        }
+
+    def fresh(self, rng: Generator) -> Self:
+        """The same architecture with a newly drawn denoiser."""
+        return replace(self, module=untrained(self.module, self.build, rng))
+
+    def fit(self, handle: Handle, run: Run) -> None:
+        """Trains the denoiser in place by the recipe, see `unlearn.ops.verbs.fit`."""
+        fit(self, self.recipe, handle, run)
+
+    @torch.no_grad()
+    def _states(self, ids: Tensor) -> Tensor:
+        states: Tensor = self.text(input_ids=ids).last_hidden_state
+        return states
+
+    def _repeated(self, ids: Tensor, n: int) -> Tensor:
+        return self._states(ids.to(like(self.module).device)[None]).expand(n, -1, -1)
+
+    def _noised(self, batch: Batch, rng: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents at a drawn time, the time (B,) and the noise that was added."""
+        x = batch.x.to(like(self.module))
+        total: int = self.scheduler.config.num_train_timesteps
+        if rng is None:
+            t = of_example(batch.index, lambda g: torch.randint(0, total, (), generator=g))
+            noise = of_example(batch.index, lambda g: torch.randn(x.shape[1:], generator=g)).to(x)
+        else:
+            t, noise = whole(total, len(x), rng, x.device), normal(x, rng)
+        return self.scheduler.add_noise(x, noise, t), t, noise
+
+    def _target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        kind: str = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "v_prediction":
+            velocity: Tensor = self.scheduler.get_velocity(x, noise, t)
+            return velocity
+        raise Mismatch(
+            f"a scheduler that predicts {kind!r} is not supported; use one that predicts epsilon or v_prediction"
+        )
+
+    def _ddim(self) -> Any:
+        from diffusers import DDIMScheduler
+
+        ddim = DDIMScheduler.from_config(self.scheduler.config)
+        ddim.set_timesteps(self.steps, device=like(self.module).device)
+        return ddim
+
+
+def _squared(out: Tensor, target: Tensor) -> Tensor:
+    return (out - target).square().flatten(1).mean(1)

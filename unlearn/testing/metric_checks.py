@@ -1,0 +1,329 @@
+"""Checks of a metric: how its class is written, and what it says on tiny evidence."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearn.data import Resident
+from unlearn.metric import Evidence, Metric, Score, View
+from unlearn.registry import metrics
+from unlearn.runtime import Run, seeded_globals
+from unlearn.score import Aim
+from unlearn.subject import Classifies, Trains
+from unlearn.testing.declared_checks import check_reference, declared_checks
+from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
+from unlearn.testing.verdicts import Named, demand, global_state, run_all
+
+Cls = type[Metric]
+SETS = ("forget", "retain", "fit", "test")
+
+
+def check_metric(cls: Cls) -> None:
+    """Runs every check of a metric.
+
+    Raises:
+        AssertionError: With one line for each failed check.
+    """
+    run_all(metric_checks(cls), cls.__name__)
+
+
+def metric_checks(cls: Cls) -> Named:
+    """Names and checks of a metric: those of its class, then `check[subject]` for each subject it measures."""
+    yield from declared_checks(cls, metrics)
+    yield "reference", partial(check_reference, cls)
+    yield "signature", partial(check_signature, cls)
+    yield "protocol-listing", partial(check_needs_listing, cls)
+    for tiny in TINY.values():
+        if tiny.offers(Trains) and tiny.offers(cls.needs):
+            for name, check in CHECKS.items():
+                yield f"{name}[{tiny.name}]", partial(_run, check, cls, tiny)
+
+
+def check_signature(cls: Cls) -> None:
+    """The verb is `measure(self, ev)`."""
+    found = inspect.signature(cls.measure)
+    demand(
+        list(found.parameters) == ["self", "ev"],
+        f"{cls.__name__}.measure{found} must be measure(self, ev: Evidence) -> list[Score]",
+    )
+
+
+def check_needs_listing(cls: Cls) -> None:
+    """The protocol that tables read from the source is that of the imported class."""
+    declared = cls.__dict__.get("needs")
+    listed, real = metrics.listing(cls.name).needs, declared.__name__ if declared else ""
+    demand(
+        listed == real,
+        f"the listing of {cls.name!r} needs {listed!r}, the class {real!r}; write needs: ClassVar[type] = <protocol>",
+    )
+
+
+def check_scores(cls: Cls, tiny: Tiny) -> None:
+    """There are scores; each has a name of its own, the metric's name, and an aim."""
+    scores = _measure(cls, evidence(tiny.name))
+    demand(
+        bool(scores) and all(isinstance(s, Score) for s in scores), f"{cls.__name__}.measure returns no Score"
+    )
+    names = [(s.name, s.variant) for s in scores]
+    demand(len(set(names)) == len(names), f"{cls.__name__} gives two scores one name: {sorted(names)}")
+    for s in scores:
+        demand(isinstance(s.aim, Aim), f"score {s.name!r} has no aim; set Aim.UP, Aim.DOWN or Aim.MATCH")
+        demand(s.metric == cls.name, f"score {s.name!r} names the metric {s.metric!r}, not {cls.name!r}")
+
+
+def check_finite(cls: Cls, tiny: Tiny) -> None:
+    """Every number is finite; what is not known is None, with a note that says why."""
+    for s in _measure(cls, evidence(tiny.name)):
+        for what in ("value", "original", "reference", "floor", "low", "high"):
+            value = getattr(s, what)
+            demand(
+                value is None or math.isfinite(value),
+                f"{what} of score {s.name!r} is {value}; give None and a note where nothing can be said",
+            )
+        demand(s.value is not None or bool(s.note), f"score {s.name!r} has no value and no note; say why")
+        inside = (
+            s.value is None or s.low is None or s.high is None or s.low - 1e-9 <= s.value <= s.high + 1e-9
+        )
+        demand(inside, f"score {s.name!r} = {s.value} lies outside its interval {s.low} to {s.high}")
+
+
+def check_pure(cls: Cls, tiny: Tiny) -> None:
+    """The same evidence gives the same scores."""
+    ev = evidence(tiny.name)
+    demand(
+        _measure(cls, ev) == _measure(cls, evidence(tiny.name)),
+        f"{cls.__name__} gives other scores for the same evidence; draw from a generator seeded by ev.seed",
+    )
+
+
+def check_globals(cls: Cls, tiny: Tiny) -> None:
+    """The global generators stay where they were."""
+    ev = evidence(tiny.name)
+    with seeded_globals(1234, CPU):
+        before = global_state()
+        cls().score_of(ev)
+        demand(
+            global_state() == before,
+            f"{cls.__name__} draws from a global generator; use a generator seeded by ev.seed",
+        )
+
+
+def check_evidence_kept(cls: Cls, tiny: Tiny) -> None:
+    """Models, data and remembered outputs stay as they were."""
+    ev = evidence(tiny.name)
+    models = {who: tensors(s) for who, s in ev.subjects.items()}
+    flags = {who: [m.training for m in s.module.modules()] for who, s in ev.subjects.items()}
+    kept = _warm(ev)
+    arrays = copy.deepcopy(kept)
+    data = copy.deepcopy(dict(ev.handles))
+    cls().score_of(ev)
+    for who, before in models.items():
+        demand(
+            same(tensors(ev.subjects[who]), before),
+            f"{cls.__name__} changes the {who} model; measure on a clone",
+        )
+        demand(
+            [m.training for m in ev.subjects[who].module.modules()] == flags[who],
+            f"{cls.__name__} leaves the {who} model in another mode; use `with mode(...)`",
+        )
+    for key, before in arrays.items():
+        demand(
+            same(kept[key], before),
+            f"{cls.__name__} changes remembered outputs of {key} in place; work on a copy",
+        )
+    for name, handle in data.items():
+        now: Any = ev.handles[name]
+        demand(same(_arrays(now), _arrays(handle)), f"{cls.__name__} changes the data of {name!r} in place")
+
+
+def check_oracle_gap(cls: Cls, tiny: Tiny) -> None:
+    """Where the unlearned model is the oracle, no score differs from the oracle's."""
+    ev = evidence(tiny.name)
+    ev = replace(ev, subjects={**ev.subjects, "unlearned": ev.subjects["oracle"]}, _memo={})
+    for s in _measure(cls, ev):
+        demand(
+            s.gap is None or s.gap < 1e-9,
+            f"score {s.name!r} has the gap {s.gap} although the unlearned model is the oracle; measure both in the same way, with the same draw",
+        )
+
+
+def check_original(cls: Cls, tiny: Tiny) -> None:
+    """Where nothing was unlearned, every score is that of the original."""
+    ev = evidence(tiny.name)
+    ev = replace(ev, subjects={**ev.subjects, "unlearned": ev.subjects["original"]}, _memo={})
+    for s in _measure(cls, ev):
+        demand(
+            s.value is None or s.original is None or abs(s.value - s.original) < 1e-9,
+            f"score {s.name!r} is {s.value}, of the original {s.original}, although they are the same model",
+        )
+
+
+def check_no_oracle(cls: Cls, tiny: Tiny) -> None:
+    """Without an oracle there is no reference, and scores that need one say so."""
+    ev = evidence(tiny.name)
+    ev = replace(ev, subjects={k: v for k, v in ev.subjects.items() if k != "oracle"}, _memo={})
+    for s in _measure(cls, ev):
+        demand(s.reference is None, f"score {s.name!r} has a reference although there is no oracle")
+        told = s.aim is not Aim.MATCH or "no reference" in s.note
+        demand(
+            told,
+            f"score {s.name!r} is to match an oracle that is not there and does not say so; make it with ev.level or ev.distance",
+        )
+
+
+def check_random_request(cls: Cls, tiny: Tiny) -> None:
+    """It also measures where single examples are forgotten and no class is removed."""
+    for s in _measure(cls, evidence(tiny.name, "random")):
+        demand(
+            s.value is None or math.isfinite(s.value), f"score {s.name!r} is {s.value} for a random request"
+        )
+
+
+def check_permutation(cls: Cls, tiny: Tiny) -> None:
+    """The order of the examples means nothing, unless the metric draws: then its seed decides."""
+    ev = evidence(tiny.name)
+    plain = _measure(cls, ev)
+    if _values(plain) != _values(_measure(cls, replace(ev, seed=ev.seed + 1, _memo={}))):
+        return
+    mixed = _values(_measure(cls, permuted(ev)))
+    for name, value in _values(plain).items():
+        again = mixed.get(name)
+        near = value is None or again is None or math.isclose(value, again, rel_tol=1e-3, abs_tol=1e-4)
+        demand(
+            near and (value is None) == (again is None),
+            f"score {name!r} is {value}, and {again} with the examples in another order; it must not depend on it",
+        )
+
+
+CHECKS: dict[str, Callable[[Cls, Tiny], None]] = {
+    "scores": check_scores,
+    "finite": check_finite,
+    "pure": check_pure,
+    "globals": check_globals,
+    "evidence": check_evidence_kept,
+    "oracle-gap": check_oracle_gap,
+    "original": check_original,
+    "no-oracle": check_no_oracle,
+    "random-request": check_random_request,
+    "permutation": check_permutation,
+}
+"""What a metric must keep to on each tiny subject, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The three models of a trial with their data.
+
+    Attributes:
+        subjects: `original`, `unlearned` and `oracle`.
+        handles: `forget`, `retain`, `fit` and `test`.
+    """
+
+    subjects: Mapping[str, Any]
+    handles: Mapping[str, Resident] = field(default_factory=dict)
+
+
+@functools.cache
+def models(name: str) -> Models:
+    """Original, a half-unlearned model and an oracle of a tiny subject, made once in a process.
+
+    The unlearned model is the original with weights moved a tenth of their spread at random.
+    """
+    spec = specimen(name).copy()
+    with seeded_globals(0, CPU):
+        oracle = spec.subject.fresh(torch.Generator().manual_seed(1))
+        oracle.fit(spec.sets["retain"], Run(1, CPU))
+        oracle.module.eval()
+    unlearned, rng = spec.subject.clone(), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in unlearned.module.parameters():
+            p += 0.1 * p.std(correction=0) * torch.randn(p.shape, generator=rng)
+    subjects = {"original": spec.subject, "unlearned": unlearned, "oracle": oracle}
+    return Models(subjects, {n: spec.sets[n] for n in SETS})
+
+
+def evidence(name: str, request: str = "class") -> Evidence:
+    """Evidence of a tiny trial, with nothing remembered.
+
+    Args:
+        name: Of the tiny subject.
+        request: `class`, where class 0 is removed, or `random`, where none is.
+    """
+    made = copy.deepcopy(models(name))
+    removed = (0,) if request == "class" and isinstance(made.subjects["original"], Classifies) else ()
+    everything = torch.arange(len(made.handles["test"]))
+    views = {}
+    for base, view in (("test", "audit"), ("fit", "audit_fit")):
+        rows = (made.handles[base].y == 0).nonzero().flatten() if removed else everything
+        views[view] = View(base, rows)
+    if removed:
+        gone = made.handles["test"].y == 0
+        views |= {
+            "test_forget": View("test", gone.nonzero().flatten()),
+            "test_retain": View("test", (~gone).nonzero().flatten()),
+        }
+    facts = {
+        "seconds": 2.0, "peak_bytes": 1000, "read": {"forget": 7}, "changed": 0.5, "log": {},
+        "original_seconds": 2.0, "oracle_seconds": 2.0,
+    }  # fmt: skip
+    return Evidence(
+        made.subjects, made.handles, views, request, removed, tuple("abcd") if removed else (), facts
+    )
+
+
+def permuted(ev: Evidence) -> Evidence:
+    """The same evidence with the examples of every set in another order."""
+    rng = torch.Generator().manual_seed(3)
+    handles: dict[str, Any] = {}
+    orders: dict[str, Tensor] = {}
+    for name, handle in ev.handles.items():
+        known: Any = handle
+        orders[name] = torch.randperm(len(handle), generator=rng)
+        handles[name] = known.take(known.rows[orders[name]])
+    views = {}
+    for name, view in ev.views.items():
+        place = orders[view.base].argsort()[view.rows]
+        order = torch.randperm(len(place), generator=rng)
+        views[name] = View(view.base, place[order], None if view.y is None else view.y[order])
+    return replace(ev, handles=handles, views=views, _memo={})
+
+
+def _measure(cls: Cls, ev: Evidence) -> list[Score]:
+    with seeded_globals(1234, CPU):
+        return cls().score_of(ev)
+
+
+def _run(check: Callable[[Cls, Tiny], None], cls: Cls, tiny: Tiny) -> None:
+    try:
+        check(cls, tiny)
+    except AssertionError:
+        raise
+    except Exception as err:
+        raise AssertionError(f"{cls.__name__} breaks on {tiny.name}: {type(err).__name__}: {err}") from err
+
+
+def _values(scores: list[Score]) -> dict[str, float | None]:
+    return {f"{s.name} {s.variant}": s.value for s in scores}
+
+
+def _warm(ev: Evidence) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """Fills and returns what the evidence remembers of every model and set."""
+    for where in ev.handles:
+        ev.y(where)
+        for who in ev.subjects:
+            ev._arrays(who, where)
+    return ev._memo
+
+
+def _arrays(handle: Resident) -> dict[str, Tensor]:
+    return {"x": handle.source.x, "y": handle.source.y, "rows": handle.rows}
