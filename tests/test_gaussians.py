@@ -79,7 +79,12 @@ def test_power_keeps_signs_and_has_no_slope_at_zero(power):
     out = signed_power(v, power)
     close(out.detach(), [4**power, 0.25**power, 0, -(9**power)])
     out.sum().backward()
-    slope = [power * 4 ** (power - 1), power * 0.25 ** (power - 1), 1 if power == 1 else 0, power * 9 ** (power - 1)]
+    slope = [
+        power * 4 ** (power - 1),
+        power * 0.25 ** (power - 1),
+        1 if power == 1 else 0,
+        power * 9 ** (power - 1),
+    ]
     close(v.grad, slope)
 
 

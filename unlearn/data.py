@@ -152,6 +152,7 @@ class Stream:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=pinned,
+            generator=torch.Generator(),  # or each pass would draw from the global one
         )
         moved = ([t.to(self.device, non_blocking=pinned) for t in item] for item in loader)
         for x, y, rows in _ahead(moved):

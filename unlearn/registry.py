@@ -228,21 +228,24 @@ def _needs(cls: ast.ClassDef, verb: str) -> str:
             return next(
                 (ast.unparse(a.annotation) for a in node.args.args if a.arg == "subject" and a.annotation), ""
             )
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and node.target.id == "needs"
-        ):
-            return ast.unparse(node.value) if node.value else ""
-    return ""
+    value = _value(cls, "needs")
+    return ast.unparse(value) if value else ""
 
 
 def _uses(cls: ast.ClassDef) -> tuple[str, ...]:
+    value = _value(cls, "uses")
+    if value is None:
+        return ("forget", "retain")
+    return tuple(sorted(str(n.value) for n in ast.walk(value) if isinstance(n, ast.Constant)))
+
+
+def _value(cls: ast.ClassDef, name: str) -> ast.expr | None:
+    """What a class body assigns to a name, with or without an annotation."""
     for node in cls.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "uses":
-            words = [n.value for n in ast.walk(node.value or node) if isinstance(n, ast.Constant)]
-            return tuple(sorted(str(w) for w in words))
-    return ("forget", "retain")
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets):
+            return getattr(node, "value", None)
+    return None
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from unlearn.evals.mia_svc import MiaSvc
 from unlearn.evals.relearn import Relearn, steps_to
 from unlearn.evals.zrf import Zrf
 from unlearn.metric import Evidence, View
+from unlearn.ops.divergence import js_released
 from unlearn.registry import metrics
 from unlearn.score import Aim
 
@@ -177,7 +178,9 @@ def test_zrf_variants_name_themselves(world):
     ev = world()
     nats, bits, released = (Zrf(variant=v).score_of(ev)[0] for v in ("nats", "bits", "bad_teacher"))
     assert (1 - bits.value) == pytest.approx((1 - nats.value) / math.log(2))
-    assert 1 - math.log(2) / 4 <= released.value <= 1
+    assert released.value == pytest.approx(
+        1 - float(js_released(ev.outputs("unlearned", "forget"), untrained(ev)))
+    )
     assert [nats.variant, bits.variant, released.variant] == ["", "bits", "bad_teacher"]
     assert Js(variant="bits").score_of(ev)[0].value == pytest.approx(Js().score_of(ev)[0].value / math.log(2))
 
@@ -201,17 +204,17 @@ def test_costs_that_nobody_knows_stay_unknown(world):
 
 
 def test_collapse_is_told(world, build):
-    dead = build(0)
+    dead = build()
     with torch.no_grad():
         dead.module[2].weight.zero_()
-    assert Collapse().score_of(world())[0].value == 0
+    assert Collapse().score_of(world(unlearned=build(0.21)))[0].value == 0
     assert Collapse().score_of(world(unlearned=dead))[0].value == 1
     [score] = Collapse().score_of(world(unlearned=dead, oracle=None, oracle2=None))
     assert score.value == 1 and "original" in score.note
 
 
 def test_the_most_harmed_class_is_named(world, build):
-    harmed = build(0)
+    harmed = build()
     with torch.no_grad():
         harmed.module[2].bias[1] -= 100.0
     ev = world(unlearned=harmed)
@@ -228,6 +231,13 @@ def test_losses_are_means_over_examples(world):
     expected = torch.nn.functional.cross_entropy(ev.outputs("unlearned", "retain").double(), ev.y("retain"))
     found = scores("loss", ev)["loss/retain"]
     assert found.value == pytest.approx(expected.item(), rel=1e-6) and found.unit == "nats"
+
+
+def untrained(ev):
+    """Outputs on the forget set of a network with the weights that the metric's seed gives."""
+    fresh = ev.subjects["original"].fresh(torch.Generator().manual_seed(ev.seed))
+    with torch.no_grad():
+        return torch.cat([fresh.outputs(b) for b in ev.handles["forget"].batches(13)])
 
 
 class Curve:
@@ -256,7 +266,7 @@ def test_steps_are_counted_as_by_hand(handles):
 def test_relearning_leaves_the_models_alone_and_ranks_them(handles):
     subjects = {"original": Curve(0.0), "unlearned": Curve(1.0), "oracle": Curve(2.0)}
     ev = Evidence(subjects, handles)
-    steps, index = Relearn(lr=0.02, cap=100).score_of(ev)
+    steps, index = Relearn(lr=0.002, cap=100).score_of(ev)
     assert 0 == steps.original < steps.value < steps.reference < 100
     assert index.value == pytest.approx((steps.value + 0.01) / (steps.reference + 0.01))
     assert [float(s.module.weight.detach()) for s in subjects.values()] == [0.0, 1.0, 2.0]

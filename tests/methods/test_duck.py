@@ -14,7 +14,9 @@ from unlearn.runtime import Run
 from unlearn.sources import Arrays
 from unlearn.subjects.classifier import Classifier
 
-X = torch.tensor([[2.0, 1.0], [1.5, -0.4], [-1.0, 2.0], [-0.5, 1.0], [1.0, -3.0], [0.3, -2.0]], dtype=torch.float64)
+X = torch.tensor(
+    [[2.0, 1.0], [1.5, -0.4], [-1.0, 2.0], [-0.5, 1.0], [1.0, -3.0], [0.3, -2.0]], dtype=torch.float64
+)
 Y = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
@@ -33,7 +35,7 @@ def linear(head):
     """Features are the inputs; the head is given."""
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, len(head), bias=False)).double()
     net[0].weight.data = torch.eye(2).double()
-    net[1].weight.data = torch.tensor(head).double()
+    net[1].weight.data = torch.tensor(head, dtype=torch.float64)
     return Classifier(net, len(head))
 
 
@@ -61,7 +63,10 @@ def test_each_example_goes_to_its_nearest_wrong_centre():
 
 
 def test_the_index_shift_sends_examples_of_a_removed_class_to_their_second_choice():
-    labels, positions = torch.tensor([0, 2]), torch.arange(2)  # class 1 is removed; class 2 sits at position 1
+    labels, positions = (
+        torch.tensor([0, 2]),
+        torch.arange(2),
+    )  # class 1 is removed; class 2 sits at position 1
     d, y = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([1, 1])
     assert nearest_wrong(d, labels, y).tolist() == [1, 0]
     assert nearest_wrong(d, positions, y).tolist() == [0, 0]
@@ -140,15 +145,19 @@ def test_random_examples_are_pulled_until_they_are_below_validation():
 @pytest.mark.parametrize(("batches", "read"), [(1, 2), (2, 4), (9, 4)])
 def test_every_forget_batch_meets_so_many_retain_batches(batches, read):
     data = split(2)
-    DUCK(epochs=1, batch_size=2, retain_batches=batches, centroid_batches=1).unlearn(linear(HEAD), data, Run())
+    DUCK(epochs=1, batch_size=2, retain_batches=batches, centroid_batches=1).unlearn(
+        linear(HEAD), data, Run()
+    )
     assert data.retain.read == 2 + read
 
 
 def test_the_second_phase_trains_on_both_sets_at_once():
-    head, lr = torch.tensor(HEAD).double(), 1e-4
+    head, lr = torch.tensor(HEAD, dtype=torch.float64), 1e-4
     method = DUCK(epochs=1, lr=1e-15, retain_batches=1, refine_epochs=1, lambda1=0.0)
     subject = method.unlearn(linear(HEAD), split(2), Run())
     z = (X[2:] @ head.T / 2).requires_grad_()
     torch.nn.functional.cross_entropy(z, Y[2:]).backward()
     g = z.grad.T @ X[2:] / 2
-    np.testing.assert_allclose(subject.module[1].weight.detach(), head - lr * g / (g.abs() + 1e-8), atol=1e-10)
+    np.testing.assert_allclose(
+        subject.module[1].weight.detach(), head - lr * g / (g.abs() + 1e-8), atol=1e-10
+    )

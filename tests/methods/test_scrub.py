@@ -54,7 +54,9 @@ def test_forget_steps_go_up_and_only_in_the_first_epochs(monkeypatch):
     monkeypatch.setattr(scrub, "descend", record)
     student = subject()
     teacher = student.clone()
-    method = SCRUB(epochs=6, ascent_epochs=2, lr=1.0, decay=(3, 5), batch_size=8, forget_size=8, alpha=0.25, gamma=0.5)
+    method = SCRUB(
+        epochs=6, ascent_epochs=2, lr=1.0, decay=(3, 5), batch_size=8, forget_size=8, alpha=0.25, gamma=0.5
+    )
     method.unlearn(student, split(), Run())
     assert [pytest.approx(lr) for lr, _ in steps] == [1, 1, 1, 1, 1, 0.1, 0.1, 0.01]
     first, second = steps[0][1], steps[1][1]
@@ -86,7 +88,9 @@ def test_rewinding_leaves_the_weights_of_the_chosen_epoch(monkeypatch, epoch):
 
 def test_errors_are_measured_before_and_after_each_epoch_and_against_forgotten_classes_only(monkeypatch):
     seen = []
-    monkeypatch.setattr(scrub, "rewind_point", lambda errors, reference: seen.append((errors, reference)) or 0)
+    monkeypatch.setattr(
+        scrub, "rewind_point", lambda errors, reference: seen.append((errors, reference)) or 0
+    )
     student = subject()
     answers = student.outputs(next(Resident(Arrays(X, Y)).batches(12))).argmax(1)
     forgotten = Y == 0

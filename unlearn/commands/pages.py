@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rich
 
 from unlearn.commands import console
 from unlearn.errors import BadValue, StoreError
 from unlearn.report import Report, schema
+from unlearn.report.summary import Group, groups
 from unlearn.store import Store
 
 
@@ -36,31 +39,50 @@ def report(
     elif markdown:
         from unlearn.report import markdown as text
 
-        print(text.render(reports))
+        sys.stdout.write(text.render(reports))
     elif html is not None:
         _write(reports, html)
     else:
         from unlearn.report import table
 
-        for r in reports:
-            table.print_run(rich.get_console(), r)
+        table.show(rich.get_console(), reports, every=True)
 
 
 def compare(runs: Sequence[str], html: Path | None, where: Path | None, json: bool) -> None:
     """Puts several runs into one table."""
-    from unlearn.report import summary, table
-
     if len(runs) < 2:
         raise BadValue(
             "compare: name at least two report files or addresses; `unlearn store ls` lists what the store holds"
         )
     reports = load(runs, where)
     if json:
-        console.say_json(summary.to_json(reports))
+        console.say_json([_entry(g) for g in groups(reports)])
         return
-    table.print_comparison(rich.get_console(), reports)
+    from unlearn.report import table
+
+    table.show(rich.get_console(), reports)
     if html is not None:
         _write(reports, html)
+
+
+def _entry(group: Group) -> dict[str, Any]:
+    """One method of a comparison as JSON: means over its seeds, with intervals."""
+    cells = {
+        c.name: {
+            "value": c.value,
+            "half": c.half,
+            "original": c.original,
+            "reference": c.reference,
+            "gap": c.gap,
+        }
+        for c in group.cells
+    }
+    return {
+        "method": group.label,
+        "scenario": group.first.scenario,
+        "seeds": len(group.reports),
+        "scores": cells,
+    }
 
 
 def default_root() -> Path:

@@ -111,18 +111,13 @@ def write_page(reports: Sequence[Report], html: Path | None, store: Store) -> Pa
 
 
 def show(reports: Sequence[Report], page: Path, out: Path | None, json: bool) -> None:
-    """Prints reports as tables, or as JSON; last comes the page's path."""
-    from unlearn.report import summary, table
-
+    """Prints reports as tables with their verdict, or as JSON; last comes the page's path."""
     if json:
         console.say_json([r.model_dump(mode="json") for r in reports])
         return
-    screen = rich.get_console()
-    if len(reports) == 1:
-        table.print_run(screen, reports[0])
-    else:
-        table.print_comparison(screen, reports)
-    console.say(summary.verdict(reports))
+    from unlearn.report import table
+
+    table.show(rich.get_console(), reports)
     if out is not None:
         console.say(f"Unlearned weights: {out}")
     console.say(f"Report: {page}")

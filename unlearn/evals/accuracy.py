@@ -40,6 +40,7 @@ def accuracy(correct: Tensor) -> float:
     """Share of True in a vector of shape (N,).
 
     Example:
+        >>> import torch
         >>> accuracy(torch.tensor([True, True, False, True]))
         0.75
     """

@@ -38,6 +38,7 @@ def agreement(a: Tensor, b: Tensor) -> float:
         b: Logits of the other, with shape (N, C).
 
     Example:
+        >>> import torch
         >>> eye = torch.eye(2)
         >>> agreement(eye, eye), agreement(eye, torch.ones(2, 1) * eye[0])
         (1.0, 0.5)

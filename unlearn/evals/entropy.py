@@ -44,6 +44,7 @@ def w1(a: Tensor, b: Tensor) -> float:
     """First Wasserstein distance between two samples, with shapes (M,) and (N,).
 
     Example:
+        >>> import torch
         >>> w1(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([5.0, 6.0, 8.0]))
         5.0
     """
@@ -58,6 +59,7 @@ def beyond(values: Tensor, others: Tensor, level: float) -> float:
     """Share of `values` (M,) above a quantile of `others` (N,), linear between neighbours.
 
     Example:
+        >>> import torch
         >>> beyond(torch.tensor([1.0, 2.5, 9.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]), 0.5)
         0.75
     """

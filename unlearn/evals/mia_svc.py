@@ -16,7 +16,7 @@ from unlearn.registry import metrics
 
 @metrics.register("mia-svc")
 class MiaSvc(Metric):
-    """Share of the forget set that a support-vector classifier takes for unseen, as SalUn's tables print.
+    """Share of the forget set that a support-vector classifier takes for unseen (SalUn).
 
     The classifier (C = 3, RBF kernel) is fitted on the first |test| retain examples against the test set
     and asked about the forget set. A parity score: it knows no example like the forgotten ones, the test set

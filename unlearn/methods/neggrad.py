@@ -20,7 +20,7 @@ from unlearn.subject import Classifies, HasLoss, mode
 class NegGrad(Method[HasLoss]):
     """Climbs the loss of the forget set until each example's loss is that of knowing nothing.
 
-    θ ← θ + η ∇ mean min(ℓ(f(x_f), y_f), c).
+    θ ← θ + η ∇ mean_b min(ℓ(f(x_f), y_f), c)   over batches b of the forget set.
 
     Ascent has no end by itself and soon wrecks the model, so an example counts no longer once its loss has
     reached the ceiling c; the method stops when a whole pass found none below. For a classifier
@@ -62,8 +62,9 @@ class NegGrad(Method[HasLoss]):
                 below = torch.zeros((), dtype=torch.long, device=run.device)
                 for f in data.forget.batches(self.batch_size, run.rng, augment=self.augment):
                     loss = subject.loss(f, run.rng)
-                    below += (loss < c).sum()
-                    descend(opt, -loss.clamp_max(c).mean())
+                    climbs = loss < c
+                    below += climbs.sum()
+                    descend(opt, -loss.where(climbs, 0).mean())
                 run.note(below_ceiling=float(below) / len(data.forget))
                 if not below:
                     break

@@ -61,4 +61,6 @@ def output_distance(a: Tensor, b: Tensor, norm: int) -> Tensor:
         b: Logits of the other, with shape (N, C).
         norm: 1 or 2.
     """
-    return (log_probabilities(a).exp() - log_probabilities(b).exp()).norm(norm, dim=1)
+    apart = log_probabilities(a).exp() - log_probabilities(b).exp()
+    found: Tensor = torch.linalg.vector_norm(apart, norm, dim=1)
+    return found

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -143,7 +143,10 @@ def check_evidence_kept(cls: Cls, tiny: Tiny) -> None:
         )
     for name, handle in data.items():
         now: Any = ev.handles[name]
-        demand(same(_arrays(now), _arrays(handle)), f"{cls.__name__} changes the data of {name!r} in place")
+        demand(
+            same(_arrays(now), _arrays(cast(Any, handle))),
+            f"{cls.__name__} changes the data of {name!r} in place",
+        )
 
 
 def check_oracle_gap(cls: Cls, tiny: Tiny) -> None:
@@ -190,18 +193,18 @@ def check_random_request(cls: Cls, tiny: Tiny) -> None:
 
 
 def check_permutation(cls: Cls, tiny: Tiny) -> None:
-    """The order of the examples means nothing, unless the metric draws: then its seed decides."""
+    """The order of the examples means nothing, except to a score that draws and changes with the seed."""
     ev = evidence(tiny.name)
-    plain = _measure(cls, ev)
-    if _values(plain) != _values(_measure(cls, replace(ev, seed=ev.seed + 1, _memo={}))):
-        return
+    plain = _values(_measure(cls, ev))
+    others = [_values(_measure(cls, replace(ev, seed=ev.seed + k, _memo={}))) for k in (1, 2, 3)]
+    still = {name: value for name, value in plain.items() if all(o.get(name) == value for o in others)}
     mixed = _values(_measure(cls, permuted(ev)))
-    for name, value in _values(plain).items():
+    for name, value in still.items():
         again = mixed.get(name)
         near = value is None or again is None or math.isclose(value, again, rel_tol=1e-3, abs_tol=1e-4)
         demand(
             near and (value is None) == (again is None),
-            f"score {name!r} is {value}, and {again} with the examples in another order; it must not depend on it",
+            f"score {name!r} is {value}, and {again} with the examples in another order; sort by ev.index, or draw with ev.seed",
         )
 
 

@@ -134,13 +134,13 @@ def _trained(subject: Any, sets: dict[str, Resident]) -> Specimen:
 def _classifier(net: Callable[[], nn.Module], shape: tuple[int, ...], noise: float) -> Specimen:
     # Fewer than one example in ten is forgotten: importance ratios are bounded by the inverse of that share.
     train = blobs(shape, (7, 33, 33, 33), _rng(0), noise)
-    recipe = SGD(epochs=15, lr=0.1, batch_size=32)
+    recipe = SGD(epochs=25, lr=0.1, batch_size=16)
     subject = Classifier(seeded(net, _rng(0)), CLASSES, recipe, net)
     return _trained(subject, _sets(train, 7, lambda k: blobs(shape, (8,) * CLASSES, _rng(k), noise)))
 
 
 def _mlp_net(outputs: int = CLASSES) -> nn.Module:
-    widths = (6, 24, 24, 16, 16)
+    widths = (6, 32, 32, 32, 16)
     hidden = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
 
@@ -170,7 +170,7 @@ def _curve(n: int, rng: Generator) -> Arrays:
 
 def _regressor() -> Specimen:
     train, net = _curve(106, _rng(0)), functools.partial(_mlp_net, 1)
-    recipe = SGD(epochs=30, lr=0.05, batch_size=32)
+    recipe = SGD(epochs=30, lr=0.1, batch_size=16)
     subject = Regressor.fitted(seeded(net, _rng(0)), train.y, recipe=recipe, build=net)
     return _trained(subject, _sets(train, 7, lambda k: _curve(32, _rng(k))))
 
@@ -247,7 +247,8 @@ def _llama() -> nn.Module:
         vocab_size=24, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
-    return LlamaForCausalLM(config)
+    net: nn.Module = LlamaForCausalLM(config)
+    return net
 
 
 def _questions(n: int, rng: Generator) -> Arrays:

@@ -1,0 +1,34 @@
+import pytest
+import torch
+from one_weight import split
+from small_net import classifier, images, state
+
+from unlearn.methods.eu_k import EUk
+from unlearn.methods.retrain import Retrain
+from unlearn.runtime import Run
+
+
+@pytest.mark.parametrize(("k", "first_free"), [(1, 9), (2, 7), (3, 3)])
+def test_frozen_layers_keep_their_bits_and_the_last_k_move(k, first_free):
+    subject = classifier()
+    before = state(subject.module)
+    done = EUk(k=k).unlearn(subject, split(retain=images(20)), Run())
+    for name, value in done.module.state_dict().items():
+        assert torch.equal(value, before[name]) == (int(name.split(".")[0]) < first_free), name
+
+
+def test_nothing_of_the_old_last_layers_remains():
+    """Two originals that differ in the last two layers only give the same model."""
+    a, b = classifier(), classifier()
+    for layer in b.module[7:]:
+        for p in layer.parameters():
+            p.data.add_(1.0)
+    x = EUk(k=2).unlearn(a, split(retain=images(20)), Run(3))
+    y = EUk(k=2).unlearn(b, split(retain=images(20)), Run(3))
+    assert all(torch.equal(p, q) for p, q in zip(state(x.module).values(), state(y.module).values()))
+
+
+def test_with_all_layers_it_is_retraining():
+    a = EUk(k=4).unlearn(classifier(), split(retain=images(20)), Run(3))
+    b = Retrain().unlearn(classifier(), split(retain=images(20)), Run(3))
+    assert all(torch.equal(p, q) for p, q in zip(state(a.module).values(), state(b.module).values()))

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from one_weight import OneWeight, rows, split
+from small_net import classifier, images
+from torch.nn.functional import cross_entropy
+
+from unlearn.data import Counted
+from unlearn.methods.salun import SalUn, shrink
+from unlearn.runtime import Run
+
+
+def saliency(subject, data, size):
+    """|Σ_b ∇ mean_b ℓ| by plain torch."""
+    params = list(subject.module.parameters())
+    total = [torch.zeros_like(p) for p in params]
+    for rows_ in torch.arange(len(data)).split(size):
+        loss = cross_entropy(subject.module(data.source.x[rows_]), data.source.y[rows_])
+        total = [t + g for t, g in zip(total, torch.autograd.grad(loss, params), strict=True)]
+    return torch.cat([t.abs().flatten() for t in total])
+
+
+def flat(subject):
+    return torch.cat([p.detach().flatten() for p in subject.module.parameters()])
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5, 1.0])
+def test_only_the_most_salient_weights_move_and_the_rest_keep_their_bits(rho):
+    subject, forget, retain = classifier(), images(10, 1), images(30)
+    score, start = saliency(subject, forget, 4), flat(subject)
+    rank = score.argsort(descending=True).argsort()
+    moves = rank < int(rho * len(score))
+    method = SalUn(rho=rho, batch_size=4, epochs=3, lr=0.05, momentum=0.9, weight_decay=0.1)
+    end = flat(method.unlearn(subject, split(forget, retain), Run(2)))
+    assert torch.equal(end[~moves], start[~moves])
+    assert (end[moves] != start[moves]).all()
+
+
+def test_two_passes_with_a_mask_by_hand():
+    """The saliency is (1, 3), so ρ = 1/2 lets the second weight move: -0.1 (2 * 3 - 1)."""
+    method = SalUn(rho=0.5, lr=0.1, epochs=1, momentum=0.0, weight_decay=0.0)
+    done = method.unlearn(OneWeight(0.0, 0.0), split(rows((1.0, 3.0)), rows((2.0, -1.0))), Run())
+    assert done.w == pytest.approx([0.0, -0.5], abs=1e-12)
+
+
+def test_shrink_by_hand():
+    """Changes 1, -2, 3, -4; half of four is two, τ = 2, and 0, 0, 1, -2 remain."""
+    start = [torch.tensor([10.0, 10.0]), torch.tensor([10.0, 10.0])]
+    params = [torch.nn.Parameter(torch.tensor([11.0, 8.0])), torch.nn.Parameter(torch.tensor([13.0, 6.0]))]
+    shrink(params, start, 0.5)
+    assert torch.cat(params).tolist() == [10.0, 10.0, 11.0, 8.0]
+
+
+def test_the_soft_form_by_hand():
+    """T = 2 steps, ρ = 1. Step 0: Δ = -(2, 6), τ = 6, all is undone. Step 1: Δ = -(2, -1), τ = 1: (-1, 0)."""
+    method = SalUn(form="soft", rho=1.0, lr=1.0, epochs=1, momentum=0.0, weight_decay=0.0)
+    done = method.unlearn(OneWeight(5.0, 5.0), split(rows((1.0, 3.0)), rows((2.0, -1.0))), Run())
+    assert done.w == [4.0, 5.0]
+
+
+@pytest.mark.parametrize(("n_f", "n_r"), [(3, 50), (30, 31), (40, 3), (1, 1)])
+def test_mixed_batches_use_every_example_once_in_an_epoch(n_f, n_r):
+    forget, retain = Counted(rows(*torch.ones(n_f).tolist())), Counted(rows(*torch.ones(n_r).tolist()))
+    SalUn(form="soft", order="mixed", epochs=2, batch_size=8).unlearn(
+        OneWeight(1.0), split(forget, retain), Run()
+    )
+    assert (forget.read, retain.read) == (2 * n_f, 2 * n_r)
+
+
+def test_the_label_is_wrong_unless_the_quirk_is_asked_for():
+    """Of the true class's loss 0 and the wrong ones' loss 100, the share of zeros is 0 or 1/3."""
+    subject, data = classifier(), images(3000)
+    logits = 100.0 * torch.nn.functional.one_hot(data.source.y, 3)
+    subject.module = torch.nn.Identity()
+    batch = next(data.batches(3000))
+    batch = type(batch)(logits, batch.y, batch.index)
+    zeros = {
+        quirk: int((SalUn(wrong_only=not quirk)._relabeled(subject, batch, Run()) < 1).sum())
+        for quirk in (False, True)
+    }
+    assert zeros[False] == 0
+    assert abs(zeros[True] - 1000) < 5 * (3000 * 2 / 9) ** 0.5
