@@ -99,7 +99,7 @@ def test_paced_shows_every_example_of_the_lead_once_and_cycles_the_other(lead):
     follow = [b.index.tolist() for _, b in pairs]
     assert [len(f) for f in follow] == list(itertools.islice(itertools.cycle([3, 3, 1]), len(pairs)))
     if lead == 12:
-        assert sorted(sum(follow[:3], [])) == list(range(7))
+        assert sorted(itertools.chain(*follow[:3])) == list(range(7))
         assert follow[3] != follow[0], "it is newly shuffled each time around"
 
 

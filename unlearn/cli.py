@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -275,7 +276,7 @@ def main() -> None:
         code = err.exit_code
     except TyperException as err:
         console.complain(
-            f"{err.format_message()} See: unlearn {argv[0] if argv else ''} --help".replace("  ", " ")
+            f"{err.format_message()}{_given(err, argv)} See: unlearn {' '.join(argv[:1])} --help"
         )
         code = 2
     except (typer.Abort, KeyboardInterrupt):
@@ -283,3 +284,10 @@ def main() -> None:
     if code == 130:
         console.complain("interrupted; what was finished is kept, run the same command again to go on")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _given(err: TyperException, argv: Sequence[str]) -> str:
+    """What was given for the option that an error is about; the parser's own message leaves it out."""
+    names = err.param.opts if isinstance(err, typer.BadParameter) and err.param else []
+    values = (v for name, v in itertools.pairwise(argv) if name in names)
+    return f", got {value!r}." if (value := next(values, None)) else ""

@@ -133,6 +133,7 @@ class Pool:
         request, forget, before = self._draw(seeds, step)
         train, kept = self.material.train, ~(forget | before)
         removed = removed_classes(train.labels, forget | before)
+        now = tuple(c for c in removed if (train.labels.y[forget] == c).any())
         original = previous or self.original(seeds.train)
         handles: dict[str, Resident | Stream] = {
             "forget": self.shelf.of(train, forget),
@@ -158,7 +159,7 @@ class Pool:
         sizes = {name: len(h) for name, h in handles.items()}
         return Trial(
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
-            audit_views(request, self.material, removed), removed, train.labels.classes, original.address,
+            audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content}, notes,
         )  # fmt: skip
 

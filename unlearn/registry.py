@@ -223,13 +223,11 @@ def _registers(node: ast.expr, name: str) -> bool:
 
 
 def _needs(cls: ast.ClassDef, verb: str) -> str:
-    for node in cls.body:
-        if isinstance(node, ast.FunctionDef) and node.name == verb:
-            return next(
-                (ast.unparse(a.annotation) for a in node.args.args if a.arg == "subject" and a.annotation), ""
-            )
-    value = _value(cls, "needs")
-    return ast.unparse(value) if value else ""
+    if (value := _value(cls, "needs")) is not None:
+        return ast.unparse(value)
+    found = (n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == verb)
+    arguments = (a for n in found for a in n.args.args if a.arg == "subject" and a.annotation)
+    return next((ast.unparse(a.annotation) for a in arguments if a.annotation), "")
 
 
 def _uses(cls: ast.ClassDef) -> tuple[str, ...]:

@@ -262,22 +262,25 @@ def removed_classes(labels: Labels, forget: Tensor) -> tuple[int, ...]:
     return tuple(sorted(set(labels.y[forget].tolist()) - kept))
 
 
-def audit_views(trial: Request, material: Material, removed: tuple[int, ...]) -> dict[str, View]:
+def audit_views(
+    trial: Request, material: Material, removed: tuple[int, ...], now: tuple[int, ...]
+) -> dict[str, View]:
     """Views on the held-out sets that attacks and class-wise scores read.
 
     `audit` (of `test`) and `audit_fit` (of `fit`) hold the examples that are distributed as the forget
-    set: of the removed classes, of the sub-class or group where the data name it, else all of them, with
-    labels as wrong as those of the forget set.
+    set: of the classes that this request removes, of the sub-class or group where the data name it, else of
+    all classes that are left, with labels as wrong as those of the forget set.
 
     Args:
         trial: The request that is served.
         material: The data.
-        removed: Ids of the removed classes.
+        removed: Ids of the removed classes, by this request and earlier ones.
+        now: Ids of those that this request removes.
     """
     views = {}
     for base, name in (("test", "audit"), ("fit", "audit_fit")):
         part: Part = getattr(material, base)
-        rows, y = _alike(trial, part.labels, removed), None
+        rows, y = _alike(trial, part.labels, removed, now), None
         if material.noise:
             share = 1.0 if trial.kind == "noisy" else material.noise
             rng = torch.Generator().manual_seed(len(base))
@@ -290,10 +293,12 @@ def audit_views(trial: Request, material: Material, removed: tuple[int, ...]) ->
     return views
 
 
-def _alike(request: Request, labels: Labels, removed: tuple[int, ...]) -> Tensor:
+def _alike(request: Request, labels: Labels, removed: tuple[int, ...], now: tuple[int, ...]) -> Tensor:
+    if now:
+        return torch.isin(labels.y, torch.tensor(now)).nonzero().flatten()
     everything = torch.arange(len(labels.y))
     if removed:
-        return torch.isin(labels.y, torch.tensor(removed)).nonzero().flatten()
+        return everything[~torch.isin(labels.y, torch.tensor(removed))]
     if request.kind in ("subclass", "group"):
         try:
             return request.rows(labels, torch.Generator())

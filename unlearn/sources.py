@@ -62,7 +62,7 @@ class Arrays:
 
     def fetch(self, rows: Tensor) -> Tensor:
         """Inputs of these rows, with shape (B, *)."""
-        return self.x[rows]
+        return self.x.index_select(0, rows)  # many times as fast as self.x[rows] on the CPU
 
 
 class Items:
@@ -132,7 +132,8 @@ class Pixels:
         peak = 255.0 if x.dtype == torch.uint8 else 1.0
         scale = torch.tensor([1 / (peak * s) for s in self.std], device=x.device).view(-1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
-        return torch.addcmul(shift.view(-1, 1, 1), x.to(torch.float32), scale)
+        x = x.to(torch.float32) if x.dtype == torch.uint8 else x.to(torch.float32, copy=True)
+        return x.mul_(scale).add_(shift.view(-1, 1, 1))
 
 
 def random_crop(x: Tensor, pad: int, rng: Generator) -> Tensor:
@@ -145,12 +146,13 @@ def random_crop(x: Tensor, pad: int, rng: Generator) -> Tensor:
     """
     b, c, h, w = x.shape
     shift = torch.randint(0, 2 * pad + 1, (2, b), generator=rng, device=x.device)
-    wide = torch.nn.functional.pad(x, (pad, pad, pad, pad))
-    width = w + 2 * pad
-    start = shift[0] * width + shift[1]
-    window = torch.arange(h, device=x.device)[:, None] * width + torch.arange(w, device=x.device)
-    index = (start[:, None] + window.flatten())[:, None].expand(b, c, h * w)
-    return wide.flatten(2).gather(2, index).view(b, c, h, w)
+    wide = torch.nn.functional.pad(x, (pad, pad, pad, pad)).flatten()
+    high, width = h + 2 * pad, w + 2 * pad
+    first = torch.arange(b, device=x.device) * (c * high * width) + shift[0] * width + shift[1]
+    plane = torch.arange(c, device=x.device)[:, None] * (high * width)
+    row = (plane + torch.arange(h, device=x.device) * width).flatten()
+    windows = wide.unfold(0, w, 1)  # a view: every run of w pixels, copied whole by index_select
+    return windows.index_select(0, (first[:, None] + row).flatten()).view(b, c, h, w)
 
 
 def random_flip(x: Tensor, rng: Generator) -> Tensor:
@@ -161,7 +163,8 @@ def random_flip(x: Tensor, rng: Generator) -> Tensor:
         rng: Source of the choices, on the device of `x`.
     """
     flip = torch.rand(len(x), generator=rng, device=x.device) < 0.5
-    return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+    either = torch.cat((x, x.flip(3)))
+    return either.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
 
 
 @dataclass(frozen=True, slots=True)

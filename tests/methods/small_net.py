@@ -36,3 +36,9 @@ def images(n, seed=0, dtype=torch.float32):
 
 def state(module):
     return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a, b):
+    """Whether two modules have the same weights and buffers, bit for bit."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

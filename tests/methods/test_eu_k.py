@@ -1,7 +1,7 @@
 import pytest
 import torch
 from one_weight import split
-from small_net import classifier, images, state
+from small_net import classifier, images, same, state
 
 from unlearn.methods.eu_k import EUk
 from unlearn.methods.retrain import Retrain
@@ -25,10 +25,10 @@ def test_nothing_of_the_old_last_layers_remains():
             p.data.add_(1.0)
     x = EUk(k=2).unlearn(a, split(retain=images(20)), Run(3))
     y = EUk(k=2).unlearn(b, split(retain=images(20)), Run(3))
-    assert all(torch.equal(p, q) for p, q in zip(state(x.module).values(), state(y.module).values()))
+    assert same(x.module, y.module)
 
 
 def test_with_all_layers_it_is_retraining():
     a = EUk(k=4).unlearn(classifier(), split(retain=images(20)), Run(3))
     b = Retrain().unlearn(classifier(), split(retain=images(20)), Run(3))
-    assert all(torch.equal(p, q) for p, q in zip(state(a.module).values(), state(b.module).values()))
+    assert same(a.module, b.module)

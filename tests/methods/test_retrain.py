@@ -1,7 +1,7 @@
 import pytest
 import torch
 from one_weight import split
-from small_net import build, classifier, images
+from small_net import build, classifier, images, same
 from torch.nn.functional import cross_entropy
 
 from unlearn.errors import Mismatch
@@ -26,15 +26,13 @@ def test_it_is_bit_equal_to_ordinary_training_on_the_subset():
             cross_entropy(net(x[rows]), y[rows]).backward()
             opt.step()
             plan.step()
-    assert all(
-        torch.equal(a, b) for a, b in zip(done.module.state_dict().values(), net.state_dict().values())
-    )
+    assert same(done.module, net)
 
 
 def test_it_keeps_nothing_of_the_model_it_was_given():
     a = Retrain().unlearn(classifier(seed=0), split(retain=images(20)), Run(1))
     b = Retrain().unlearn(classifier(seed=5), split(retain=images(20)), Run(1))
-    assert all(torch.equal(p, q) for p, q in zip(a.module.parameters(), b.module.parameters()))
+    assert same(a.module, b.module)
 
 
 def test_an_unknown_recipe_is_refused():

@@ -37,7 +37,8 @@ def chunks(data, size):
 def test_worked_value(i_f, theta):
     """θ = 1, I_D = 0.02, α = 10, λ = 1: 0.5 is selected and shrinks by 0.04, 0.15 is not."""
     w = torch.ones(1, dtype=torch.float64)
-    dampen(w, torch.tensor([i_f]).double(), torch.tensor([0.02]).double(), 10, 1)
+    i_d = torch.tensor([0.02], dtype=torch.float64)
+    dampen(w, torch.tensor([i_f], dtype=torch.float64), i_d, 10, 1)
     assert w.item() == pytest.approx(theta, abs=1e-12)
 
 

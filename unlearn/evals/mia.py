@@ -69,14 +69,14 @@ class Mia(Metric):
             return
         low, high = auc_interval(of("unlearned", "forget"), of("unlearned", "audit"), ev.seed, self.draws)
         yield ev.level(
-            f"mia/{name}/auc", lambda who: auc(of(who, "forget"), of(who, "audit_fit")), Aim.MATCH,
+            f"mia/{name}/auc", lambda who: auc(of(who, "forget"), of(who, "audit")), Aim.MATCH,
             metric=self.name, low=low, high=high, interval="bootstrap 95 %", n=n_f + n_a,
             headline=name == "loss",
         )  # fmt: skip
         if n_f > 1:
             yield ev.level(
                 f"mia/{name}/balanced",
-                lambda who: threshold_accuracy(of(who, "forget"), of(who, "audit_fit"), of(who, "audit_fit")),
+                lambda who: threshold_accuracy(of(who, "forget"), of(who, "audit_fit"), of(who, "audit")),
                 Aim.MATCH, metric=self.name, n=n_f + n_a,
             )  # fmt: skip
         for rate, label, least in RATES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Generator
@@ -51,11 +51,13 @@ class Relearn(Metric):
         handle = ev.handles["forget"]
         device = next(handle.batches(1)).index.device
         batch = next(handle.batches(self.size, Generator(device).manual_seed(ev.seed)))
-        start = forget_loss(_copy(ev, "original"), batch, ev.seed)
+        start = forget_loss(cast(HasLoss, ev.subjects["original"]), batch, ev.seed)
 
         @functools.cache
         def of(who: str) -> int:
-            return steps_to(_copy(ev, who), batch, start + self.alpha, self.lr, self.cap, ev.seed)
+            return steps_to(
+                cast(HasLoss, ev.subjects[who].clone()), batch, start + self.alpha, self.lr, self.cap, ev.seed
+            )
 
         censored = [who for who in ev.subjects if of(who) == self.cap]
         note = f"counting stopped at {self.cap} steps for: {', '.join(censored)}" if censored else ""
@@ -114,9 +116,3 @@ def steps_to(subject: HasLoss, batch: Batch, target: float, lr: float, cap: int,
 
 def _rng(batch: Batch, seed: int) -> Generator:
     return Generator(batch.index.device).manual_seed(seed)
-
-
-def _copy(ev: Evidence, who: str) -> HasLoss:
-    subject = ev.subjects[who].clone()
-    assert isinstance(subject, HasLoss), "the metric's needs were checked before"
-    return subject

@@ -23,7 +23,7 @@ from unlearn.subject import Classifies, EmbedsClasses, mode
 
 @methods.register("scar")
 class SCAR(Method[EmbedsClasses]):
-    """Moves forget features into other classes and keeps the rest by surrogate images; reads no retain image.
+    """Moves forget features to other classes, holds the rest on surrogates; reads no retain image.
 
     With φ(v) = v^δ, μ_j and P_j from class means and covariances of φ(g(x)) over retain (see `ClassSpace`),
     d_j(x) = (u − m_j)ᵀ P_j (u − m_j) of unit vectors u of φ(g(x)) and m_j of μ_j, z₀ the logits of θ₀, and

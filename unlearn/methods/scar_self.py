@@ -23,7 +23,7 @@ from unlearn.subject import EmbedsClasses, mode
 
 @methods.register("scar-self")
 class SCARSelf(Method[EmbedsClasses]):
-    """Removes a class by the surrogate images that are taken for it; reads no forget and no retain image.
+    """Removes a class by the surrogates that are taken for it; reads no forget or retain image.
 
     The removed classes are those of the model of which class statistics hold none. With d_j as in SCAR, x_p
     the surrogates that θ₀ takes for a removed class, x_o the others, and k(x) = argmin_j d_j(x),
@@ -51,7 +51,7 @@ class SCARSelf(Method[EmbedsClasses]):
 
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(30, "largest number of passes over the surrogates", ge=1, search=(5, 40))
-    batch_size: int = knob(256, "surrogates in a step", ge=1)
+    batch_size: int = knob(64, "surrogates in a step", ge=1)
     lambda1: float = knob(1.0, "weight λ1 of the distance", ge=0, search=(0.1, 3.0))
     lambda2: float = knob(5.0, "weight λ2 of distillation", ge=0, search=(0.1, 10.0))
     delta: float = knob(0.5, "exponent δ of features", gt=0, le=1)

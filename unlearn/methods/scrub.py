@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unlearn.data import Batch, Handle, Split
+from unlearn.data import Handle, Split
 from unlearn.errors import Mismatch
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.distill import divergence
+from unlearn.ops.distill import kl
 from unlearn.ops.steps import descend, outputs_by_index, sgd
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import Classifies, LossAndOutputs, mode
+from unlearn.subject import Classifies, mode
 
 
 @methods.register("scrub")
-class SCRUB(Method[LossAndOutputs]):
+class SCRUB(Method[Classifies]):
     """Moves away from its old self on the forget set and stays with it on the retain set.
 
     With z the outputs, z_t those of θ₀ and KL_T = T² KL(softmax(z_t / T) ‖ softmax(z / T)), in epochs 1 to M
@@ -39,7 +39,7 @@ class SCRUB(Method[LossAndOutputs]):
     Differences from the authors' released code:
         Rewinding may return the original and the last epoch: the released code measures before each epoch,
         has no file for the original and fails when that is chosen. Teacher outputs are on plain inputs and
-        made once. For outputs that are no logits KL_T is half the squared distance.
+        made once.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain"})
@@ -81,7 +81,7 @@ class SCRUB(Method[LossAndOutputs]):
         """With forget targets and validation data where it rewinds."""
         return frozenset({"forget", "retain", "validation"}) if self.rewind else self.uses
 
-    def unlearn(self, subject: LossAndOutputs, data: Split, run: Run) -> LossAndOutputs:
+    def unlearn(self, subject: Classifies, data: Split, run: Run) -> Classifies:
         """See `Method.unlearn`."""
         teacher = outputs_by_index(subject, data.forget, data.retain)
         past = _Past(subject, data) if self.rewind else None
@@ -92,34 +92,26 @@ class SCRUB(Method[LossAndOutputs]):
                     group["lr"] = self.lr * 0.1 ** sum(e > d for d in self.decay)
                 if e <= self.ascent_epochs:
                     for f in data.forget.batches(self.forget_size, run.rng):
-                        descend(opt, -self._apart(subject, teacher(f.index), subject.outputs(f)))
+                        descend(opt, -self._apart(teacher(f.index), subject.outputs(f)))
                 for r in data.retain.batches(self.batch_size, run.rng):
-                    loss, z = _loss_and_outputs(subject, r, run)
-                    near = self._apart(subject, teacher(r.index), z)
-                    descend(opt, self.gamma * loss.mean() + self.alpha * near)
+                    z = subject.outputs(r)
+                    near = self._apart(teacher(r.index), z)
+                    descend(opt, self.gamma * cross_entropy(z, r.y) + self.alpha * near)
                 if past:
                     past.keep()
         if past:
             run.note(rewound_to=past.rewind())
         return subject
 
-    def _optimizer(self, subject: LossAndOutputs) -> torch.optim.Optimizer:
+    def _optimizer(self, subject: Classifies) -> torch.optim.Optimizer:
         params = subject.module.parameters()
         if self.optimizer == "adam":
             return torch.optim.Adam(params, self.lr, weight_decay=self.weight_decay)
         return sgd(params, self.lr, 0.9, self.weight_decay)
 
-    def _apart(self, subject: LossAndOutputs, teacher: Tensor, z: Tensor) -> Tensor:
-        """Mean KL_T of a batch of outputs z (B, K) from the teacher's (B, K)."""
-        return self.temperature**2 * divergence(subject, teacher, z, self.temperature).mean()
-
-
-def _loss_and_outputs(subject: LossAndOutputs, batch: Batch, run: Run) -> tuple[Tensor, Tensor]:
-    """Losses (B,) and outputs (B, K); of a classifier by one forward pass."""
-    z = subject.outputs(batch)
-    if isinstance(subject, Classifies):
-        return cross_entropy(z, batch.y, reduction="none"), z
-    return subject.loss(batch, run.rng), z
+    def _apart(self, z_t: Tensor, z: Tensor) -> Tensor:
+        """Mean KL_T of a batch of logits, both with shape (B, C)."""
+        return self.temperature**2 * kl(z_t / self.temperature, z / self.temperature).mean()
 
 
 def rewind_point(errors: Sequence[float], reference: float) -> int:
@@ -139,11 +131,7 @@ def rewind_point(errors: Sequence[float], reference: float) -> int:
 class _Past:
     """Weights and forget errors of the original and of each epoch."""
 
-    def __init__(self, subject: LossAndOutputs, data: Split) -> None:
-        if not isinstance(subject, Classifies):
-            raise Mismatch(
-                f"scrub rewinds by the share of wrong answers, which {type(subject).__name__} does not have; use rewind=False"
-            )
+    def __init__(self, subject: Classifies, data: Split) -> None:
         self.subject, self.data = subject, data
         self.classes = torch.cat([b.y for b in data.forget.batches(512)]).unique()
         self.states: list[dict[str, Tensor]] = []

@@ -144,7 +144,8 @@ def precision(cov: Tensor, gamma1: float, gamma2: float, times: int) -> Tensor:
         cov = shrink(cov, gamma1, gamma2)
     spread = cov.diagonal().sqrt()
     r = (cov / torch.outer(spread, spread)).nan_to_num(0, 0, 0)
-    return torch.linalg.pinv(r.fill_diagonal_(1), hermitian=True)
+    p: Tensor = torch.linalg.pinv(r.fill_diagonal_(1), hermitian=True)
+    return p
 
 
 @dataclass(frozen=True, slots=True)

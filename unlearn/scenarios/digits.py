@@ -21,6 +21,7 @@ from unlearn.subjects.classifier import Classifier
 
 CLASSES = tuple("0123456789")
 SHARES = (0.5, 0.1, 0.2, 0.2)
+EPOCHS, NOISY_EPOCHS = 15, 50  # after 15, wrong labels are not yet memorised
 
 
 @scenarios.register("digits")
@@ -37,7 +38,9 @@ class Digits(Scenario):
     modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier", "unlearn.networks")
     noise: float = knob(0.0, "share of training labels made wrong, to be memorised", ge=0, le=0.5)
     network: Literal["resnet8", "resnet18", "resnet20"] = knob("resnet8", "architecture")
-    epochs: int = knob(15, "training epochs of original and oracle", ge=1)
+    epochs: int = knob(
+        0, "training epochs of original and oracle; 0 for 15, or 50 with noise, to memorise it", ge=0
+    )
 
     def material(self) -> Material:
         """See `Scenario.material`."""
@@ -76,4 +79,5 @@ class Digits(Scenario):
         def build() -> torch.nn.Module:
             return NETWORKS[self.network](1, len(CLASSES))
 
-        return Classifier(seeded(build, rng), len(CLASSES), recipe=SGD(epochs=self.epochs), build=build)
+        recipe = SGD(epochs=self.epochs or (NOISY_EPOCHS if self.noise else EPOCHS))
+        return Classifier(seeded(build, rng), len(CLASSES), recipe=recipe, build=build)

@@ -121,7 +121,7 @@ def check_presets(cls: Cls) -> None:
 
 def check_protocol_listing(cls: Cls) -> None:
     """Protocol and data that tables read from the source are those of the imported class."""
-    listing, need = methods.listing(cls.name), requires(cls)
+    listing, need = methods.listing(cls.name), get_type_hints(cls.unlearn).get("subject", object)
     demand(
         listing.needs == need.__name__,
         f"the listing of {cls.name!r} needs {listing.needs!r}, the class {need.__name__!r}; import the protocol under its own name",
@@ -165,7 +165,7 @@ def check_other_seed(cls: Cls, tiny: Tiny) -> None:
     Batches are smaller than the forget set: in one batch of all, a shuffle makes no difference.
     """
     knobs = _resized(cls, _nearly_all(tiny))
-    a, b = (outcome(cls, tiny.name, seed, knobs) for seed in (0, 1))
+    a, b = (outcome(cls, tiny.name, seed, knobs, "small") for seed in (0, 1))
     equal = same(_made(a), _made(b))
     if cls.deterministic:
         demand(
@@ -379,7 +379,7 @@ def _made(out: Outcome) -> dict[str, torch.Tensor]:
 def _sized(cls: Cls, tiny: Tiny, size: int) -> Outcome:
     """A call with another batch size, or the nearest that is allowed, and smaller steps for smaller batches."""
     knobs = _resized(cls, size)
-    out = outcome(cls, tiny.name, knobs=knobs)
+    out = outcome(cls, tiny.name, knobs=knobs, how="small")
     bad = _not_finite(out)
     said = ", ".join(f"{k}={v}" for k, v in knobs)
     demand(not bad, f"{cls.__name__} leaves NaN or infinite values in {', '.join(bad[:3])} with {said}")

@@ -100,11 +100,14 @@ def outcome(
         name: Of the tiny subject.
         seed: Of the run.
         knobs: Fields that differ from their defaults.
-        how: `sealed` as the bench lends, `streamed` for `Stream` handles, `again` for the same once more.
+        how: `sealed` as the bench lends, `streamed` for `Stream` handles, `small` for less data, `again` for the
+            same once more.
     """
     tiny = specimen(name)
     if how == "streamed":
         tiny = tiny.streamed()
+    if how == "small":
+        tiny = tiny.small()
     return call(cls(**dict(knobs)), tiny, seed, sealed=how == "sealed")
 
 

@@ -52,6 +52,11 @@ class Specimen:
         """One that may be spoilt."""
         return copy.deepcopy(self)
 
+    def small(self) -> Specimen:
+        """The same with every set but the forget set thinned out to about a dozen examples."""
+        thin = {n: h.take(h.rows[:: max(1, len(h) // 12)]) for n, h in self.sets.items() if n != "forget"}
+        return replace(self, sets={**self.sets, **thin})
+
     def streamed(self) -> Specimen:
         """The same data behind `Stream` handles."""
         sets: Any = {n: Stream(h.source, h.transform, h.rows) for n, h in self.sets.items()}
@@ -104,18 +109,18 @@ def blobs(shape: tuple[int, ...], counts: Iterable[int], rng: Generator, noise: 
 
 def _sets(train: Arrays, forget: int, held_out: Callable[[int], Arrays]) -> dict[str, Resident]:
     """The sets of a trial; the first `forget` rows of the training data are to be forgotten."""
-    whole, other = Resident(train), torch.arange(forget, len(train))
-    sets = {"forget": whole.take(torch.arange(forget)), "retain": whole.take(other)}
+    whole, kept = Resident(train), torch.arange(forget, len(train))
+    sets = {"forget": whole.take(torch.arange(forget)), "retain": whole.take(kept)}
     held = {n: Resident(held_out(k)) for k, n in enumerate(("validation", "fit", "test"), 1)}
-    other_world = held_out(4)
-    noise = Arrays(_noise(other_world.x), other_world.y)
-    return {**sets, **held, "surrogate": Resident(noise)}
+    other = held_out(4)
+    return {**sets, **held, "surrogate": Resident(Arrays(_blurred(other.x), other.y))}
 
 
-def _noise(x: Tensor) -> Tensor:
+def _blurred(x: Tensor) -> Tensor:
+    """Inputs of another distribution: noise over rows and images, random tokens for texts."""
     rng = Generator().manual_seed(5)
     if x.is_floating_point():
-        return torch.randn(x.shape, generator=rng)
+        return x + torch.randn(x.shape, generator=rng)
     return torch.randint(2, int(x.max()) + 1, x.shape, generator=rng)
 
 
@@ -134,7 +139,7 @@ def _trained(subject: Any, sets: dict[str, Resident]) -> Specimen:
 def _classifier(net: Callable[[], nn.Module], shape: tuple[int, ...], noise: float) -> Specimen:
     # Fewer than one example in ten is forgotten: importance ratios are bounded by the inverse of that share.
     train = blobs(shape, (7, 33, 33, 33), _rng(0), noise)
-    recipe = SGD(epochs=25, lr=0.1, batch_size=16)
+    recipe = SGD(epochs=EP, lr=0.1, batch_size=16)
     subject = Classifier(seeded(net, _rng(0)), CLASSES, recipe, net)
     return _trained(subject, _sets(train, 7, lambda k: blobs(shape, (8,) * CLASSES, _rng(k), noise)))
 
