@@ -70,16 +70,25 @@ def sweep(
     methods: Sequence[Method[Any]],
     scenario: Scenario,
     seeds: Iterable[Seeds],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric] = (),
     oracles: int = 1,
 ) -> list[Result]:
     """Every method with every seed on one scenario, each result as soon as it is made in the store.
+
+    Args:
+        on: Where to run.
+        methods: The methods.
+        scenario: Data, model, training recipe and request.
+        seeds: The seeds.
+        metrics: What to measure; without any, those of the basic suite that fit the scenario's subject.
+        oracles: Retrained references for each trial.
 
     Returns:
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
     pool = Pool(scenario, on.store, on.device, on.progress)
-    return [r for s in seeds for m in methods for r in on.run(pool, m, metrics, s, oracles)]
+    measured = metrics or [m for m in basic() if isinstance(pool.template, m.needs)]
+    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, oracles)]
 
 
 def replay(report: Report, on: Bench) -> tuple[Report, bool]:
@@ -128,16 +137,19 @@ def metric_from(recipe: Sequence[Any]) -> Metric:
     return built
 
 
-def suite(names: Sequence[str] | None = None, name: str = "basic") -> list[Metric]:
-    """Metrics by name; without names those of a suite.
+def chosen(names: Sequence[str] | None = None, suite: str = "basic") -> list[Metric]:
+    """Metrics by name; none stands for those of the suite that fit.
 
     Raises:
         UnknownName: If there is no such metric or suite.
     """
-    if name not in SUITES:
-        raise registry.unknown("suite", name, SUITES)
-    if names:
-        return [registry.metrics.get(n)() for n in names]
+    if suite not in SUITES:
+        raise registry.unknown("suite", suite, SUITES)
+    return [registry.metrics.get(n)() for n in names or ()]
+
+
+def basic() -> list[Metric]:
+    """The metrics of the basic suite, with their defaults."""
     found = [registry.metrics.get(n) for n in registry.metrics.names()]
     return [cls() for cls in found if cls.basic]
 

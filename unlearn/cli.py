@@ -77,12 +77,12 @@ def run(
     from unlearn.commands import runs
     from unlearn.commands.options import split_names
 
-    own = {"subject": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
+    own = {"model": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
     job = runs.Job(
         runs.scenario("custom" if subject else scenario, forget, own), built, order,
-        api.suite(split_names(metrics), suite), oracles, html, out, json,
+        api.chosen(split_names(metrics), suite), oracles, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:
         results = job.run(

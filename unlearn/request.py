@@ -218,7 +218,7 @@ def parse(text: str) -> Request:
         >>> parse("class=3+class=5")
         ForgetSequence(steps=(ForgetClass(label='3'), ForgetClass(label='5')))
     """
-    if "+" in text and not Path(text).is_file():
+    if "+" in text and not Path(text.removeprefix("indices=")).is_file():
         return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
     kind, _, value = text.partition("=")
     if kind == "noisy" and not value:

@@ -63,7 +63,7 @@ def l1_norm(params: list[torch.nn.Parameter]) -> Tensor:
     """‖θ‖₁ over all tensors together, a scalar with a gradient.
 
     Example:
-        >>> float(l1_norm([torch.nn.Parameter(torch.tensor([[1.0, -2.0]])), torch.nn.Parameter(torch.tensor([3.0]))]))
+        >>> l1_norm([torch.nn.Parameter(torch.tensor([1.0, -2.0])), torch.nn.Parameter(torch.tensor([3.0]))]).item()
         6.0
     """
     return torch.stack([p.abs().sum() for p in params]).sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +91,6 @@ class Report(BaseModel):
         except ValidationError as err:
             where = ".".join(map(str, err.errors()[0]["loc"]))
             raise BadData(f"{path} is no valid report: {where}: {err.errors()[0]['msg']}") from err
-
-
-def gap(scores: Iterable[Score]) -> float | None:
-    """Mean distance from the oracle over the scores that have one; None if none has.
-
-    Example:
-        >>> from unlearn.score import Aim
-        >>> forget = Score(name="a", metric="a", value=0.1, reference=0.0, aim=Aim.MATCH)
-        >>> gap([forget])
-        0.1
-    """
-    gaps = [s.gap for s in scores if s.gap is not None]
-    return sum(gaps) / len(gaps) if gaps else None
 
 
 def schema() -> dict[str, Any]:

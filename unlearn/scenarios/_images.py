@@ -23,7 +23,7 @@ from unlearn.ops.weights import load_into
 from unlearn.provenance import digest
 from unlearn.request import Labels
 from unlearn.scenario import Material, Part, Scenario
-from unlearn.sources import Pixels, Source
+from unlearn.sources import Pixels, Relabeled, Source
 from unlearn.subjects.classifier import Classifier
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -113,7 +113,13 @@ class SmallImages(Scenario):
                 raise BadData(
                     f"{self.name}: images have shape {want}, those in {self.data} have {shape}; give the right folder with data=PATH"
                 )
-        return tuple(replace(p, labels=self.labels(p.labels.y)) for p in (found.train, found.test))  # type: ignore[return-value]
+        return self._labelled(found.train), self._labelled(found.test)
+
+    def _labelled(self, part: Part) -> Part:
+        """A part with this set's labels, also where handles read them."""
+        labels = self.labels(part.labels.y)
+        source = part.source if labels.y is part.labels.y else Relabeled(part.source, labels.y)
+        return replace(part, source=source, labels=labels)
 
     def _surrogates(self, frame: Frame) -> Source:
         if not self.surrogate:

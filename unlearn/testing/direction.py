@@ -50,4 +50,3 @@ def mean_loss(subject: HasLoss, handle: Handle) -> float:
     """Mean training loss on a set, in evaluation mode."""
     with mode(subject.module, train=False):
         return float(torch.cat([subject.loss(b) for b in handle.batches(64)]).mean())
-

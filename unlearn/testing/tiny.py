@@ -139,7 +139,7 @@ def _trained(subject: Any, sets: dict[str, Resident]) -> Specimen:
 def _classifier(net: Callable[[], nn.Module], shape: tuple[int, ...], noise: float) -> Specimen:
     # Fewer than one example in ten is forgotten: importance ratios are bounded by the inverse of that share.
     train = blobs(shape, (7, 33, 33, 33), _rng(0), noise)
-    recipe = SGD(epochs=EP, lr=0.1, batch_size=16)
+    recipe = SGD(epochs=12, lr=0.1, batch_size=16)
     subject = Classifier(seeded(net, _rng(0)), CLASSES, recipe, net)
     return _trained(subject, _sets(train, 7, lambda k: blobs(shape, (8,) * CLASSES, _rng(k), noise)))
 
@@ -163,7 +163,7 @@ def _mlp() -> Specimen:
 
 
 def _conv() -> Specimen:
-    return _classifier(_conv_net, (1, 6, 6), 1.2)
+    return _classifier(_conv_net, (1, 6, 6), 0.8)
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
