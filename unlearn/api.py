@@ -55,13 +55,8 @@ def run(
         UnlearnError: In one line, for everything that the caller can mend.
     """
     built = build_method(method, values) if isinstance(method, str) else method
-    results = sweep(
-        bench(open_store(store).root, device),
-        [built],
-        as_scenario(scenario),
-        [Seeds(seed, seed, seed)],
-        suite(metrics),
-    )
+    on, seeds = bench(open_store(store).root, device), [Seeds(seed, seed, seed)]
+    results = sweep(on, [built], as_scenario(scenario), seeds, chosen(metrics))
     return results[-1][0]
 
 

@@ -26,6 +26,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
 ]
+LISTINGS = ("methods", "metrics", "scenarios")
 Own = "Your own model and data"
 
 
@@ -96,7 +97,7 @@ def methods_(json: Json = False, plugin: Plugins = None) -> None:
     from unlearn.commands import listings
 
     load_plugins(plugin)
-    listings.methods(json)
+    listings.every("methods", json)
 
 
 def metrics_(json: Json = False, plugin: Plugins = None) -> None:
@@ -104,7 +105,7 @@ def metrics_(json: Json = False, plugin: Plugins = None) -> None:
     from unlearn.commands import listings
 
     load_plugins(plugin)
-    listings.plain("metrics", json)
+    listings.every("metrics", json)
 
 
 def scenarios_(json: Json = False, plugin: Plugins = None) -> None:
@@ -112,7 +113,7 @@ def scenarios_(json: Json = False, plugin: Plugins = None) -> None:
     from unlearn.commands import listings
 
     load_plugins(plugin)
-    listings.plain("scenarios", json)
+    listings.every("scenarios", json)
 
 
 def show(
@@ -265,12 +266,7 @@ def main() -> None:
     """Entry point: errors are one line on standard error; 2 for the user's, 130 for Ctrl-C."""
     argv = sys.argv[1:]
     try:
-        words = (
-            os.environ["COMP_WORDS"].split()[1:]
-            if "_UNLEARN_COMPLETE" in os.environ and "COMP_WORDS" in os.environ
-            else argv
-        )
-        code = build(words)(argv, prog_name="unlearn", standalone_mode=False)
+        code = 0 if _listing(argv) else _typed(argv)
     except UnlearnError as err:
         console.complain(str(err))
         code = err.exit_code
@@ -284,6 +280,22 @@ def main() -> None:
     if code == 130:
         console.complain("interrupted; what was finished is kept, run the same command again to go on")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _listing(argv: Sequence[str]) -> bool:
+    """Prints a plain table at once: typer would import pydantic to check options that are not there."""
+    if len(argv) != 1 or argv[0] not in LISTINGS:
+        return False
+    from unlearn.commands import listings
+
+    listings.every(argv[0], json=False)
+    return True
+
+
+def _typed(argv: Sequence[str]) -> Any:
+    completing = "_UNLEARN_COMPLETE" in os.environ and "COMP_WORDS" in os.environ
+    words = os.environ["COMP_WORDS"].split()[1:] if completing else argv
+    return build(words)(argv, prog_name="unlearn", standalone_mode=False)
 
 
 def _given(err: TyperException, argv: Sequence[str]) -> str:

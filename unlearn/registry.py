@@ -16,11 +16,13 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from unlearn.errors import UnknownName, UnlearnError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints  # its import costs more than a listing
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
@@ -166,7 +168,7 @@ class Registry(Generic[T]):
         return {p.stem.replace("_", "-"): p for p in sorted(folder.glob("[a-z]*.py"))}
 
     def _entries(self) -> Iterable[EntryPoint]:
-        return _entry_points(self.group)
+        return _entry_points().select(group=self.group)
 
     def _load(self, entry: EntryPoint) -> None:
         try:
@@ -183,8 +185,11 @@ def _home(cls: type) -> tuple[str, str]:
 
 
 @functools.cache
-def _entry_points(group: str) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=group))
+def _entry_points() -> EntryPoints:
+    """All entry points of all distributions, found once: every look costs milliseconds."""
+    from importlib.metadata import entry_points
+
+    return entry_points()
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:

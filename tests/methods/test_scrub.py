@@ -78,7 +78,7 @@ def test_rewinding_takes_the_error_closest_to_the_reference():
 @pytest.mark.parametrize("epoch", [0, 2, 4])
 def test_rewinding_leaves_the_weights_of_the_chosen_epoch(monkeypatch, epoch):
     monkeypatch.setattr(scrub, "rewind_point", lambda errors, _reference: epoch if len(errors) == 5 else None)
-    knobs = {"ascent_epochs": 1, "lr": 0.1, "batch_size": 4}
+    knobs = {"ascent_epochs": 1, "lr": 0.1, "batch_size": 4, "optimizer": "sgd"}
     run = Run()
     done = SCRUB(epochs=4, rewind=True, **knobs).unlearn(subject(), split(), run)
     assert run.log["rewound_to"] == [epoch]

@@ -22,7 +22,15 @@ REQUESTS = (
 )
 
 
-def methods(json: bool) -> None:
+def every(kind: str, json: bool) -> None:
+    """Prints all methods, metrics or scenarios."""
+    if kind == "methods":
+        _methods(json)
+    else:
+        _plain(kind, json)
+
+
+def _methods(json: bool) -> None:
     """Prints the methods with their compatibility matrix, derived from annotations."""
     found = registry.methods.listings()
     kinds = registry.subjects.names()
@@ -30,12 +38,12 @@ def methods(json: bool) -> None:
     if json:
         console.say_json([{**_entry(m), "subjects": fits[m.name]} for m in found])
         return
-    short = {s: s.replace("classifier", "class").replace("regressor", "regr") for s in kinds}
-    rows = [(m.name, m.summary, *("●" if s in fits[m.name] else "·" for s in kinds)) for m in found]
-    console.table(["method", "what it does", *short.values()], rows)
+    rows = [(m.name, "".join("●" if s in fits[m.name] else "·" for s in kinds), m.summary) for m in found]
+    console.table(["method", "fits", "what it does"], rows)
+    console.say(f"\nfits, from left to right: {', '.join(kinds)}")
 
 
-def plain(kind: str, json: bool) -> None:
+def _plain(kind: str, json: bool) -> None:
     """Prints metrics or scenarios."""
     found = REGISTRIES[kind].listings()
     if json:

@@ -47,22 +47,22 @@ class SCRUB(Method[Classifies]):
         "paper": Preset(
             "authors' code, large scale, batch norm disabled",
             {"optimizer": "sgd", "lr": 5e-4, "weight_decay": 5e-4, "epochs": 3, "ascent_epochs": 2, "alpha": 0.001,
-             "gamma": 0.99, "temperature": 4.0, "forget_size": 128, "batch_size": 32, "decay": (3, 5, 9)},
+             "gamma": 0.99, "temperature": 4.0, "forget_size": 32, "batch_size": 128, "decay": (3, 5, 9)},
         ),
         "paper-small": Preset(
             "authors' code, small scale, batch norm disabled",
             {"optimizer": "adam", "lr": 5e-4, "weight_decay": 0.1, "epochs": 10, "ascent_epochs": 3, "alpha": 0.5,
-             "gamma": 1.0, "temperature": 2.0, "forget_size": 32, "batch_size": 64, "decay": (5, 8, 9)},
+             "gamma": 1.0, "temperature": 2.0, "forget_size": 64, "batch_size": 32, "decay": (5, 8, 9)},
         ),
         "paper-mia": Preset(
             "authors' code, membership inference, batch norm disabled",
             {"optimizer": "sgd", "lr": 5e-4, "weight_decay": 5e-4, "epochs": 5, "ascent_epochs": 3, "alpha": 0.5,
-             "gamma": 1.0, "temperature": 4.0, "forget_size": 32, "batch_size": 16, "decay": (3, 5, 9),
+             "gamma": 1.0, "temperature": 4.0, "forget_size": 16, "batch_size": 32, "decay": (3, 5, 9),
              "rewind": True},
         ),
     }  # fmt: skip
 
-    lr: float = knob(5e-3, "step size", gt=0, search=(1e-4, 5e-2))
+    lr: float = knob(2e-3, "step size", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(6, "epochs E, each a pass over the retain set", ge=1, search=(3, 12))
     ascent_epochs: int = knob(
         3, "the first M epochs begin with a pass over the forget set", ge=0, search=(1, 6)
@@ -72,7 +72,7 @@ class SCRUB(Method[Classifies]):
     temperature: float = knob(4.0, "T", gt=0)
     batch_size: int = knob(64, "retain examples in a step", ge=1)
     forget_size: int = knob(64, "forget examples in a step", ge=1)
-    optimizer: Literal["sgd", "adam"] = knob("sgd", "SGD with momentum 0.9, or Adam")
+    optimizer: Literal["sgd", "adam"] = knob("adam", "SGD with momentum 0.9, or Adam")
     weight_decay: float = knob(5e-4, "L2 penalty", ge=0)
     decay: tuple[int, ...] = knob((3, 5, 9), "epochs after which the step size falls tenfold")
     rewind: bool = knob(False, "go back to the epoch whose forget error does not stand out (SCRUB+R)")

@@ -30,6 +30,9 @@ class SSD(Method[HasLoss]):
 
         θ_i ← min(λ I_D,i / I_f,i, 1) θ_i   where I_f,i > α I_D,i.
 
+    How many weights pass α differs from model to model, and with it what is forgotten and what is damaged: read
+    the retain scores of each run, and raise α where they fall.
+
     The label-free form takes |∇ mean ‖f(x)‖²| for the importance and reads no target.
 
     References:

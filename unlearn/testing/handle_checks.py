@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from unlearn.data import Batch, Handle
-from unlearn.testing.verdicts import Named, demand, global_state, run_all
+from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
 Make = Callable[[], Handle]
 
@@ -28,14 +28,8 @@ def check_handle(make: Make) -> None:
 
 def handle_checks(make: Make) -> Named:
     """Names and checks of a handle, see `check_handle`."""
-    yield "order", partial(check_order, make)
-    yield "every-row-once", partial(check_every_row_once, make)
-    yield "ragged", partial(check_ragged, make)
-    yield "shuffles", partial(check_shuffles, make)
-    yield "augments-with-generator-only", partial(check_augments, make)
-    yield "ids", partial(check_ids, make)
-    yield "independent-passes", partial(check_passes, make)
-    yield "globals", partial(check_globals, make)
+    for name, check in CHECKS.items():
+        yield name, guarded(partial(check, make), "the handle")
 
 
 def check_order(make: Make) -> None:
@@ -128,6 +122,19 @@ def check_globals(make: Make) -> None:
     before = global_state()
     _whole(handle.batches(3, _rng(0), augment=True))
     demand(global_state() == before, "a pass draws from a global generator; draw from rng alone")
+
+
+CHECKS: dict[str, Callable[[Make], None]] = {
+    "order": check_order,
+    "every-row-once": check_every_row_once,
+    "ragged": check_ragged,
+    "shuffles": check_shuffles,
+    "augments-with-generator-only": check_augments,
+    "ids": check_ids,
+    "independent-passes": check_passes,
+    "globals": check_globals,
+}
+"""What a handle must keep to, by name."""
 
 
 def _rng(seed: int) -> Generator:

@@ -20,7 +20,7 @@ from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.direction import check_direction, check_retain
 from unlearn.testing.runs import LENT, Outcome, outcome, shell
 from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
-from unlearn.testing.verdicts import Named, demand, run_all
+from unlearn.testing.verdicts import Check, Named, demand, guarded, run_all
 
 Cls = type[Method[Any]]
 
@@ -287,7 +287,7 @@ def check_ragged(cls: Cls, tiny: Tiny) -> None:
 
 def check_partial_batch(cls: Cls, tiny: Tiny) -> None:
     """It uses batches that are smaller than asked for: a set smaller than one batch is still unlearned."""
-    out = _sized(cls, tiny, 1 + len(specimen(tiny.name).sets["retain"]))
+    out = _sized(cls, tiny, 1 + len(specimen(tiny.name).sets["retain"]), how="")
     demand(
         not same(_made(out), out.clone_before),
         f"{cls.__name__} does nothing where no batch is full; do not drop the last batch",
@@ -353,18 +353,8 @@ def _proper(cls: Cls) -> bool:
     return True
 
 
-def _on(cls: Cls, tiny: Tiny, check: Callable[[Cls, Tiny], None]) -> Callable[[], None]:
-    def run() -> None:
-        try:
-            check(cls, tiny)
-        except AssertionError:
-            raise
-        except Exception as err:
-            raise AssertionError(
-                f"{cls.__name__} breaks on {tiny.name}: {type(err).__name__}: {err}"
-            ) from err
-
-    return run
+def _on(cls: Cls, tiny: Tiny, check: Callable[[Cls, Tiny], None]) -> Check:
+    return guarded(partial(check, cls, tiny), f"{cls.__name__} on {tiny.name}")
 
 
 def _base(cls: Cls, tiny: Tiny) -> Outcome:
@@ -376,10 +366,10 @@ def _made(out: Outcome) -> dict[str, torch.Tensor]:
     return tensors(out.subject)
 
 
-def _sized(cls: Cls, tiny: Tiny, size: int) -> Outcome:
+def _sized(cls: Cls, tiny: Tiny, size: int, how: str = "small") -> Outcome:
     """A call with another batch size, or the nearest that is allowed, and smaller steps for smaller batches."""
     knobs = _resized(cls, size)
-    out = outcome(cls, tiny.name, knobs=knobs, how="small")
+    out = outcome(cls, tiny.name, knobs=knobs, how=how)
     bad = _not_finite(out)
     said = ", ".join(f"{k}={v}" for k, v in knobs)
     demand(not bad, f"{cls.__name__} leaves NaN or infinite values in {', '.join(bad[:3])} with {said}")

@@ -22,7 +22,7 @@ from unlearn.score import Aim
 from unlearn.subject import Classifies, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
-from unlearn.testing.verdicts import Named, demand, global_state, run_all
+from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
 Cls = type[Metric]
 SETS = ("forget", "retain", "fit", "test")
@@ -46,7 +46,10 @@ def metric_checks(cls: Cls) -> Named:
     for tiny in TINY.values():
         if tiny.offers(Trains) and tiny.offers(cls.needs):
             for name, check in CHECKS.items():
-                yield f"{name}[{tiny.name}]", partial(_run, check, cls, tiny)
+                yield (
+                    f"{name}[{tiny.name}]",
+                    guarded(partial(check, cls, tiny), f"{cls.__name__} on {tiny.name}"),
+                )
 
 
 def check_signature(cls: Cls) -> None:
@@ -304,15 +307,6 @@ def permuted(ev: Evidence) -> Evidence:
 def _measure(cls: Cls, ev: Evidence) -> list[Score]:
     with seeded_globals(1234, CPU):
         return cls().score_of(ev)
-
-
-def _run(check: Callable[[Cls, Tiny], None], cls: Cls, tiny: Tiny) -> None:
-    try:
-        check(cls, tiny)
-    except AssertionError:
-        raise
-    except Exception as err:
-        raise AssertionError(f"{cls.__name__} breaks on {tiny.name}: {type(err).__name__}: {err}") from err
 
 
 def _values(scores: list[Score]) -> dict[str, float | None]:

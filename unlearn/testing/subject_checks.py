@@ -16,7 +16,7 @@ from unlearn.runtime import Run
 from unlearn.subject import mode
 from unlearn.testing.declared_checks import check_file_name, check_listing, check_registered, check_summary
 from unlearn.testing.tiny import CPU, TINY, same, specimen, tensors
-from unlearn.testing.verdicts import Named, demand, global_state, run_all
+from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
 Make = Callable[[], tuple[Any, Handle]]
 
@@ -51,7 +51,7 @@ def subject_checks(make: Make) -> Named:
     subject = make()[0]
     for name, (need, check) in CHECKS.items():
         if isinstance(subject, need):
-            yield name, partial(check, make)
+            yield name, guarded(partial(check, make), f"{name} of {type(subject).__name__}")
 
 
 def check_offers(kind: str, name: str) -> None:
@@ -213,7 +213,6 @@ def check_fresh(make: Make) -> None:
     a, b, c = (tensors(subject.fresh(_rng(s))) for s in (0, 0, 1))
     demand(same(a, b), "fresh gives two models for one seed; draw the weights from rng alone")
     demand(not same(a, c), "fresh gives one model for two seeds; draw the weights from rng")
-    demand(not same(a, before), "fresh returns the trained weights")
     demand(same(tensors(subject), before), "fresh changes the original; work on a copy")
 
 

@@ -136,10 +136,10 @@ def _trained(subject: Any, sets: dict[str, Resident]) -> Specimen:
     return Specimen(subject, sets)
 
 
-def _classifier(net: Callable[[], nn.Module], shape: tuple[int, ...], noise: float) -> Specimen:
+def _classifier(net: Callable[[], nn.Module], shape: tuple[int, ...], noise: float, epochs: int) -> Specimen:
     # Fewer than one example in ten is forgotten: importance ratios are bounded by the inverse of that share.
     train = blobs(shape, (7, 33, 33, 33), _rng(0), noise)
-    recipe = SGD(epochs=12, lr=0.1, batch_size=16)
+    recipe = SGD(epochs=epochs, lr=0.1, batch_size=16)
     subject = Classifier(seeded(net, _rng(0)), CLASSES, recipe, net)
     return _trained(subject, _sets(train, 7, lambda k: blobs(shape, (8,) * CLASSES, _rng(k), noise)))
 
@@ -159,11 +159,11 @@ def _conv_net() -> nn.Module:
 
 
 def _mlp() -> Specimen:
-    return _classifier(_mlp_net, (6,), 0.5)
+    return _classifier(_mlp_net, (6,), 0.5, 12)
 
 
 def _conv() -> Specimen:
-    return _classifier(_conv_net, (1, 6, 6), 0.8)
+    return _classifier(_conv_net, (1, 6, 6), 0.8, 25)
 
 
 def _curve(n: int, rng: Generator) -> Arrays:

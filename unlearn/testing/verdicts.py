@@ -38,6 +38,25 @@ def run_all(checks: Named, owner: str) -> None:
     demand(not failed, "\n".join([f"{owner} fails {sum(map(len, failed.values()))} checks", *lines]))
 
 
+def guarded(check: Check, what: str) -> Check:
+    """A check that also fails, with a sentence, where the plugin breaks.
+
+    Args:
+        check: The check.
+        what: The plugin, and what it is checked on.
+    """
+
+    def run() -> None:
+        try:
+            check()
+        except AssertionError:
+            raise
+        except Exception as err:
+            raise AssertionError(f"{what} breaks: {type(err).__name__}: {err}") from err
+
+    return run
+
+
 def global_state() -> tuple[bytes, str, str]:
     """State of the global generators of torch, NumPy and Python, to be compared."""
     array = np.random.get_state()  # noqa: NPY002 - reads it, to see whether others drew from it
