@@ -399,7 +399,7 @@ def test_a_transformers_folder_goes_in_and_out(tmp_path, pictures, kind):
         next(trial.original.module.parameters()).mul_(0.9)
         wanted = trial.original.outputs(batch)
     assert trial.oracles == []
-    out = save_like(trial.original, tmp_path / "unlearned", str(tmp_path / "model"))
+    out = save_like(trial.original, tmp_path / "unlearned")
     assert json.loads((out / "preprocessor_config.json").read_text()) == PROCESSORS[kind]
     assert not list(out.rglob("*.bin"))
     again = pool(Custom(request=request("class=red"), **{**fields, "model": str(out)}), tmp_path).trial(

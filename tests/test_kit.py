@@ -509,7 +509,7 @@ BROKEN_METRICS = {
     GlobalDraw: {"globals"},
     Remembering: {"pure"},
     OrderMatters: {"permutation"},
-    NotFinite: {"finite", "oracle-gap", "original", "random-request"},
+    NotFinite: {"finite"},
     OneName: {"scores"},
     NeedsOracle: {"no-oracle"},
 }

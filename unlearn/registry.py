@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from unlearn.errors import UnknownName, UnlearnError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint, EntryPoints  # its import costs more than a listing
+    from importlib.metadata import EntryPoint  # its import costs more than a listing
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
@@ -185,7 +185,7 @@ def _home(cls: type) -> tuple[str, str]:
 
 
 @functools.cache
-def _entry_points() -> EntryPoints:
+def _entry_points() -> Any:
     """All entry points of all distributions, found once: every look costs milliseconds."""
     from importlib.metadata import entry_points
 
@@ -262,6 +262,7 @@ def protocols() -> dict[str, frozenset[str]]:
     return found
 
 
+@functools.cache
 def offers(listing: str) -> frozenset[str]:
     """Names of the protocols that a built-in subject offers, read from its source."""
     path = ROOT / "subjects" / f"{listing.replace('-', '_')}.py"
