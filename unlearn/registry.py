@@ -168,7 +168,8 @@ class Registry(Generic[T]):
         return {p.stem.replace("_", "-"): p for p in sorted(folder.glob("[a-z]*.py"))}
 
     def _entries(self) -> Iterable[EntryPoint]:
-        return _entry_points().select(group=self.group)
+        found: Iterable[EntryPoint] = _entry_points().select(group=self.group)
+        return found
 
     def _load(self, entry: EntryPoint) -> None:
         try:
