@@ -79,7 +79,7 @@ def judge(method, trials, bench):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", default=None)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--store", type=Path, default=None)
     args = parser.parse_args()
     bench = api.bench(args.store, "cpu")

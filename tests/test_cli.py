@@ -61,7 +61,18 @@ def refused(result, *words):
 def test_help_names_every_command(unlearn):
     code, out, _ = unlearn("--help")
     assert code == 0
-    for word in ("run", "methods", "metrics", "scenarios", "show", "report", "compare", "replay", "check", "store"):
+    for word in (
+        "run",
+        "methods",
+        "metrics",
+        "scenarios",
+        "show",
+        "report",
+        "compare",
+        "replay",
+        "check",
+        "store",
+    ):
         assert word in out
 
 
@@ -91,10 +102,19 @@ def test_the_matrix_fits_salun_to_classifiers_and_diffusion(unlearn):
 def test_show_explains_a_method(unlearn):
     code, out, _ = unlearn("show", "salun")
     assert code == 0
-    for word in ("arXiv:2310.12508", "--rho", "> 0 and <= 1", "Fits: ", "Reads: forget, retain", "Preset paper"):
+    for word in (
+        "arXiv:2310.12508",
+        "--rho",
+        "> 0 and <= 1",
+        "Fits: ",
+        "Reads: forget, retain",
+        "Preset paper",
+    ):
         assert word in out
     fields = json.loads(unlearn("show", "ssd", "--json")[1])["fields"]
-    assert {"name": "alpha", "bounds": {"gt": 0}}.items() <= {k: fields[0][k] for k in ("name", "bounds")}.items()
+    assert {"name": "alpha", "bounds": {"gt": 0}}.items() <= {
+        k: fields[0][k] for k in ("name", "bounds")
+    }.items()
 
 
 def test_hyper_parameters_are_options(unlearn):
@@ -249,7 +269,9 @@ def test_purge_removes_what_saw_the_forgotten_data(unlearn, tmp_path):
         (["show", "nothing"], ["no method called 'nothing'"]),
         (["fly"], ["No such command"]),
     ],
-    ids=lambda v: " ".join(v) if isinstance(v, list) and v and v[0] in ("run", "report", "show", "fly") else "",
+    ids=lambda v: (
+        " ".join(v) if isinstance(v, list) and v and v[0] in ("run", "report", "show", "fly") else ""
+    ),
 )
 def test_bad_input_is_one_line_and_exit_code_2(unlearn, argv, words):
     refused(unlearn(*argv), *words)

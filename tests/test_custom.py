@@ -6,26 +6,20 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
-from unlearn.errors import BadData, BadValue, BadWeights, Mismatch, UnlearnError
-from unlearn.ops.pretrained import image_input
+from unlearn.errors import BadData, BadValue, Mismatch, UnlearnError
 from unlearn.ops.user_file import UserFile
-from unlearn.ops.weights import load_into, read_weights, save_like
-from unlearn.patch import load_tensors, save_tensors, weights_hash
+from unlearn.ops.weights import save_like
+from unlearn.patch import weights_hash
 from unlearn.pool import Pool
 from unlearn.request import parse as request
 from unlearn.scenario import Seeds, from_recipe
 from unlearn.scenarios.custom import Custom
 from unlearn.store import Store
-from unlearn.subject import mode
-from unlearn.subjects.classifier import Classifier
 
 CPU = torch.device("cpu")
 
@@ -181,6 +175,41 @@ def test_forms_of_data_agree(tmp_path, returned, classes):
         assert torch.equal(ours.y, theirs.y), name
 
 
+IMAGES = """
+import datasets, numpy as np, torch
+from PIL import Image
+from torch import nn
+
+def images(n):
+    return np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+
+def arrays(n): return images(n), np.arange(n) % 2
+def tensors(n): return torch.from_numpy(images(n)).permute(0, 3, 1, 2), torch.arange(n) % 2
+def pairs(n): return [[Image.fromarray(x), i % 2] for i, x in enumerate(images(n))]
+def table(n):
+    names = ["ape", "bee"] * n
+    found = {"img": [Image.fromarray(x) for x in images(n)], "label": names[:n]}
+    return datasets.Dataset.from_dict(found, features=datasets.Features(
+        {"img": datasets.Image(), "label": datasets.Value("string")}))
+
+def build():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    return net, FORM(40), FORM(30)
+"""
+
+
+@pytest.mark.parametrize("form", ["arrays", "tensors", "pairs", "table"])
+def test_images_of_every_form_reach_the_model_alike(tmp_path, form):
+    trial = pool(custom(write(tmp_path, IMAGES.replace("FORM", form))), tmp_path).trial(Seeds())
+    x = torch.from_numpy(np.random.default_rng(40).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8))
+    batch = next(trial.handles["forget"].batches(40))
+    assert batch.index.tolist() == list(range(1, 40, 2))
+    torch.testing.assert_close(batch.x, x.permute(0, 3, 1, 2)[1::2] / 255)
+    assert (trial.handles["test"].y == trial.handles["test"].rows.cpu() % 2).all()
+    assert trial.classes == (("ape", "bee") if form == "table" else ("0", "1"))
+    assert next(trial.handles["surrogate"].batches(2)).x.shape == (2, 3, 8, 8)
+
+
 def test_names_of_classes_and_owners_come_from_the_file(tmp_path):
     text = MINE + "classes = ['a', 'b', 'c']\ngroups = ['ann', 'bob', 'cy'] * 30\n"
     trial = pool(custom(write(tmp_path, text), "class=b"), tmp_path).trial(Seeds())
@@ -253,9 +282,6 @@ def test_a_module_that_cannot_be_reset_says_what_to_do(tmp_path):
     assert "Scale owns weights but has no reset_parameters()" in str(said)
 
 
-# ---- weights
-
-
 def test_weights_of_a_plain_module_go_out_and_in(tmp_path):
     trial = pool(custom(write(tmp_path)), tmp_path).trial(Seeds())
     batch = next(trial.handles["test"].batches(10))
@@ -265,196 +291,3 @@ def test_weights_of_a_plain_module_go_out_and_in(tmp_path):
     again = pool(custom(tmp_path / "mine.py", weights=str(out)), tmp_path).trial(Seeds())
     assert torch.equal(again.original.outputs(batch), trial.original.outputs(batch))
     assert again.base != trial.base
-
-
-class Evil:
-    def __reduce__(self):
-        return (Path.touch, (Path("evil-was-here"),))
-
-
-def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(BadWeights, match="could do anything when it is loaded; save the tensors alone"):
-        read_weights(tmp_path / "evil.pt")
-    assert not (tmp_path / "evil-was-here").exists()
-
-
-@pytest.mark.parametrize("name", ["cut.pt", "cut.safetensors"])
-def test_truncated_weights_are_refused(tmp_path, name):
-    state = nn.Linear(50, 50).state_dict()
-    path = tmp_path / name
-    torch.save(state, path) if path.suffix == ".pt" else save_tensors(path, state)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(BadWeights) as err:
-        read_weights(path)
-    assert "\n" not in str(err.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 half a zip"])
-def test_junk_is_refused_as_weights(tmp_path, content):
-    path = tmp_path / "junk.pt"
-    path.write_bytes(content)
-    with pytest.raises(BadWeights, match=r"safetensors\.torch\.save_file"):
-        read_weights(path)
-
-
-def test_other_things_than_named_tensors_are_refused(tmp_path):
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(BadWeights, match="holds list, not named tensors"):
-        read_weights(tmp_path / "list.pt")
-    with pytest.raises(BadWeights, match="no weights at"):
-        read_weights(tmp_path / "absent.pt")
-
-
-def test_a_checkpoint_of_data_parallel_training_is_read(tmp_path):
-    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
-    torch.save({"state_dict": {f"module.{n}": t for n, t in source.state_dict().items()}}, tmp_path / "c.th")
-    load_into(target, tmp_path / "c.th")
-    assert torch.equal(target.weight, source.weight)
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        (nn.Linear(4, 2), "weight has shape (2, 4), the model wants (2, 3)"),
-        (nn.Linear(3, 2, bias=False), "bias is missing"),
-        (nn.Bilinear(1, 3, 2), "weight has shape"),
-    ],
-)
-def test_weights_of_another_model_are_refused(tmp_path, other, words):
-    save_tensors(tmp_path / "w.safetensors", other.state_dict())
-    with pytest.raises(BadWeights) as err:
-        load_into(nn.Linear(3, 2), tmp_path / "w.safetensors")
-    assert words in str(err.value)
-
-
-# ---- transformers
-
-
-@pytest.fixture(autouse=True)
-def quiet(tmp_path, monkeypatch):
-    """No look at the hub, and the caches of `datasets` in a folder of this test."""
-    import datasets
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def tiny(kind):
-    from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(0)
-    names = {"id2label": {0: "red", 1: "green", 2: "blue"}, "label2id": {"red": 0, "green": 1, "blue": 2}}
-    if kind == "vit":
-        config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                           image_size=16, patch_size=8, **names)  # fmt: skip
-        return ViTForImageClassification(config).eval()
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **names)
-    return ResNetForImageClassification(config).eval()
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """An imagefolder of three colours, 20 images in each class of each split."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for c, name in enumerate(("blue", "green", "red")):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for i in range(20):
-                pixels = rng.integers(0, 60, (20, 24, 3)).astype(np.uint8)
-                pixels[:, :, 2 - c] += 180
-                Image.fromarray(pixels).save(folder / f"{i:02}.png")
-    return tmp_path / "pictures"
-
-
-PROCESSORS = {
-    "vit": {"do_resize": True, "size": {"height": 16, "width": 16}, "resample": 2, "do_rescale": True,
-            "do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]},
-    "resnet": {"do_resize": True, "size": {"shortest_edge": 18}, "crop_pct": 0.9, "resample": 3,
-               "do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_a_transformers_folder_goes_in_and_out(tmp_path, pictures, kind):
-    model = tiny(kind)
-    model.save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[kind]))
-    fields = {"model": str(tmp_path / "model"), "data": str(pictures)}
-    trial = pool(Custom(request=request("class=red"), **fields), tmp_path).trial(Seeds())
-    assert trial.classes == ("red", "green", "blue")
-    assert len(trial.handles["forget"]) == 20
-    batch = next(trial.handles["forget"].batches(4))
-    side = 16 if kind == "vit" else 18
-    assert batch.x.shape == (4, 3, side, side)
-    assert batch.y.tolist() == [0, 0, 0, 0]
-    assert batch.x[:, 0].mean() > 0.5, "red images must be red"
-    with torch.no_grad(), mode(trial.original.module, train=False):
-        assert torch.equal(trial.original.outputs(batch), model(batch.x).logits)
-        trial.original.features(batch)
-        assert trial.original.head.startswith("classifier")
-        next(trial.original.module.parameters()).mul_(0.9)
-        wanted = trial.original.outputs(batch)
-    assert trial.oracles == []
-    out = save_like(trial.original, tmp_path / "unlearned")
-    assert json.loads((out / "preprocessor_config.json").read_text()) == PROCESSORS[kind]
-    assert not list(out.rglob("*.bin"))
-    again = pool(Custom(request=request("class=red"), **{**fields, "model": str(out)}), tmp_path).trial(
-        Seeds()
-    )
-    with torch.no_grad(), mode(again.original.module, train=False):
-        assert torch.equal(again.original.outputs(batch), wanted)
-    flat = save_like(trial.original, tmp_path / "flat.safetensors")
-    assert set(load_tensors(flat)) == set(model.state_dict())
-
-
-def test_untrained_twins_of_a_transformers_model_differ(tmp_path, pictures):
-    tiny("vit").save_pretrained(tmp_path / "model")
-    scenario = Custom(request=request("class=red"), model=str(tmp_path / "model"), data=str(pictures))
-    given = scenario.original()
-    assert isinstance(given, Classifier)
-    one, two = (given.fresh(torch.Generator().manual_seed(s)) for s in (1, 1))
-    assert weights_hash(one.module.state_dict()) == weights_hash(two.module.state_dict())
-    assert weights_hash(one.module.state_dict()) != weights_hash(given.module.state_dict())
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path, pictures):
-    said = message(Custom(request=request("class=1"), model=str(tmp_path), data=str(pictures)), tmp_path)
-    assert isinstance(said, BadWeights)
-    assert "no image classifier at" in str(said)
-    tiny("vit").save_pretrained(tmp_path / "model")
-    said = message(Custom(request=request("class=1"), model=str(tmp_path / "model")), tmp_path)
-    assert "name the data with data=" in str(said)
-
-
-def test_preprocessing_is_read_as_transformers_means_it():
-    class Config:
-        num_channels = 3
-        image_size = 224
-
-    frame, pixels = image_input(Config, {})
-    assert (frame.size, frame.shortest, pixels.mean) == ((224, 224), 0, (0.0, 0.0, 0.0))
-    frame, _ = image_input(
-        Config, {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-    )  # fmt: skip
-    assert (frame.size, frame.shortest) == ((224, 224), 256)
-    frame, _ = image_input(Config, {"size": {"shortest_edge": 224}, "crop_pct": 0.875})
-    assert (frame.size, frame.shortest) == ((224, 224), 256)
-    frame, _ = image_input(Config, {"size": {"shortest_edge": 384}, "crop_pct": 0.875})
-    assert (frame.size, frame.shortest) == ((384, 384), 0)
-    assert image_input(Config, {"size": 32})[0].size == (32, 32)
-
-
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_images_reach_the_model_as_transformers_prepares_them(kind):
-    from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 51, 3)).astype(np.uint8))
-    theirs = (ViTImageProcessorPil if kind == "vit" else ConvNextImageProcessorPil)(**PROCESSORS[kind])
-    wanted = torch.as_tensor(theirs(picture, return_tensors="pt")["pixel_values"])
-    frame, pixels = image_input(tiny(kind).config, PROCESSORS[kind])
-    torch.testing.assert_close(pixels(frame.apply(picture)[None], None), wanted, rtol=0, atol=2e-6)

@@ -267,8 +267,6 @@ class Explodes(Honest):
     def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
         done = super().unlearn(subject, data, run)
         with torch.no_grad():
-            for p in done.module.parameters():
-                p.mul_(3)
             list(done.module.parameters())[-1].add_(torch.tensor([-50.0, 50.0, 0.0, 0.0]))
         return done
 

@@ -176,9 +176,9 @@ def test_columns_are_found_or_named(tmp_path):
     assert found.train.labels.y[:3].tolist() == [0, 1, 2]
     with pytest.raises(BadData, match="no column 'age' for the group; there are"):
         load(str(folder), Columns(label="kind", group="age"))
-    with pytest.raises(BadData, match="no split called 'dev'; there are train, test"):
+    with pytest.raises(BadData, match="no split called 'dev'; there are test, train"):
         load(str(folder), Columns(label="kind", test="dev"))
-    with pytest.raises(BadData, match="no split called 'dev'; there are train, test"):
+    with pytest.raises(BadData, match="no split called 'dev'; there are test, train"):
         load(str(folder), Columns(label="kind", train="dev"))
 
 

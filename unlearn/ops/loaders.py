@@ -9,7 +9,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,40 +65,43 @@ def load(where: str, columns: Columns | None = None, frame: Frame | None = None)
     columns, frame = columns or Columns(), frame or Frame()
     folder = Path(where).expanduser()
     if not folder.is_dir():
-        return fromtable_part(_from_hub(where), columns, frame)
+        return from_table(_from_hub(where), columns, frame)
     names = [p.name for p in folder.iterdir()]
     if any(n.endswith("_images.npy") for n in names):
-        return _both({s: _npy(folder, s) for s in _splits(folder, "_images.npy", columns)})
+        found = {n.removesuffix("_images.npy") for n in names if n.endswith("_images.npy")}
+        return loaded([_npy(folder, s) for s in chosen_splits(found, columns)])
     if any("-idx" in n for n in names):
-        return _both({"train": _idx(folder, "train"), "test": _idx(folder, "t10k")})
+        return loaded([_idx(folder, "train"), _idx(folder, "t10k")])
     if {"dataset_dict.json", "state.json"} & set(names):
         from datasets import load_from_disk
 
-        return fromtable_part(load_from_disk(str(folder)), columns, frame)
+        return from_table(load_from_disk(str(folder)), columns, frame)
     if parquet := sorted(folder.rglob("*.parquet")):
-        return fromtable_part(_from_parquet(parquet, folder), columns, frame)
+        return from_table(_from_parquet(parquet, folder), columns, frame)
     if any(p.suffix.lower() in PIXELS for p in folder.glob("*/*")) or (folder / columns.train).is_dir():
         return _folders(folder, columns, frame)
     raise BadData(f"{where} holds no data that can be read; a folder may hold {FORMATS}")
 
 
-def _both(parts: Mapping[str, Part], columns: Columns | None = None) -> Loaded:
-    columns = columns or Columns()
-    train = parts.get(columns.train)
-    if train is None:
-        raise BadData(
-            f"the data have no split called {columns.train!r}; there are {', '.join(parts)}; name it with train_split=NAME"
-        )
-    if columns.test and columns.test not in parts:
-        raise BadData(f"the data have no split called {columns.test!r}; there are {', '.join(parts)}")
-    name = columns.test or next((n for n in TESTS if n in parts and n != columns.train), "")
-    test = parts.get(name)
-    content = digest([content_of(p) for p in (train, test) if p is not None])
-    return Loaded(train, test, content)
+def chosen_splits(found: Iterable[str], columns: Columns) -> list[str]:
+    """Names of the training split and, where there is one, of the test split.
+
+    Raises:
+        BadData: If one that was asked for is not there.
+    """
+    there = sorted(found)
+    for asked, field in ((columns.train, "train_split"), (columns.test, "test_split")):
+        if asked and asked not in there:
+            raise BadData(
+                f"the data have no split called {asked!r}; there are {', '.join(there)}; name it with {field}=NAME"
+            )
+    test = columns.test or next((n for n in TESTS if n in there and n != columns.train), "")
+    return [columns.train, test] if test else [columns.train]
 
 
-def _splits(folder: Path, ending: str, columns: Columns) -> list[str]:
-    return [p.name.removesuffix(ending) for p in sorted(folder.glob(f"*{ending}"))]
+def loaded(parts: Sequence[Part]) -> Loaded:
+    """Training data and, where there are two parts, test data, with their hash."""
+    return Loaded(parts[0], parts[1] if len(parts) > 1 else None, digest([content_of(p) for p in parts]))
 
 
 def _npy(folder: Path, split: str) -> Part:
@@ -127,7 +131,7 @@ def _read_idx(folder: Path, name: str) -> Tensor:
         dims = raw[3]
         sizes = np.frombuffer(raw, ">i4", dims, 4).tolist()
         values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(sizes)
-    except (OSError, EOFError, ValueError, IndexError) as err:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as err:
         raise BadData(f"{path} is no complete idx file: {err}; fetch it again") from err
     return torch.from_numpy(values.copy())
 
@@ -146,8 +150,8 @@ def _folders(folder: Path, columns: Columns, frame: Frame) -> Loaded:
     classes = tuple(sorted(p.name for p in splits[columns.train].iterdir() if p.is_dir()))
     if not classes:
         raise BadData(f"{splits[columns.train]} holds no folders; give one folder of images for each class")
-    parts = {}
-    for name, root in splits.items():
+    parts = []
+    for root in (splits[n] for n in chosen_splits(splits, columns)):
         if strange := {p.name for p in root.iterdir() if p.is_dir()} - set(classes):
             raise BadData(f"{root} has the class {min(strange)!r}, which {splits[columns.train]} lacks")
         files = [(p, c) for c, k in enumerate(classes) for p in sorted((root / k).rglob("*"))]
@@ -155,8 +159,8 @@ def _folders(folder: Path, columns: Columns, frame: Frame) -> Loaded:
         if not images:
             raise BadData(f"{root} holds no images; they end in {', '.join(PIXELS)}")
         y, paths = torch.tensor([c for _, c in images]), [p for p, _ in images]
-        parts[name] = part(Pictures(Taken(paths), y, frame), Labels(y, classes))
-    return _both(parts, columns)
+        parts.append(part(Pictures(Taken(paths), y, frame), Labels(y, classes)))
+    return loaded(parts)
 
 
 def _from_parquet(files: Sequence[Path], folder: Path) -> Any:
@@ -165,7 +169,7 @@ def _from_parquet(files: Sequence[Path], folder: Path) -> Any:
     splits: dict[str, list[str]] = {}
     for p in files:
         name = re.split(r"[-_.]", p.name)[0]
-        splits.setdefault(name if len(name) > 1 else p.parent.name, []).append(str(p))
+        splits.setdefault(p.parent.name if name.isdecimal() else name, []).append(str(p))
     try:
         return load_dataset("parquet", data_files=splits)
     except Exception as err:
@@ -189,7 +193,7 @@ def _first_line(err: Exception) -> str:
     return (str(err).splitlines() or [type(err).__name__])[0]
 
 
-def fromtable_part(found: Any, columns: Columns, frame: Frame) -> Loaded:
+def from_table(found: Any, columns: Columns, frame: Frame) -> Loaded:
     """Data of the `datasets` library.
 
     Args:
@@ -201,11 +205,8 @@ def fromtable_part(found: Any, columns: Columns, frame: Frame) -> Loaded:
         BadData: If a column or split is missing.
     """
     splits = found if isinstance(found, Mapping) else {columns.train: found}
-    wanted = [n for n in (columns.train, columns.test, *TESTS) if n in splits]
-    if columns.train not in splits:
-        return _both(dict.fromkeys(splits), columns)  # type: ignore[arg-type]  # refused by name
-    parts: dict[str, Part] = {}
-    for name in dict.fromkeys(wanted):
-        classes = parts[columns.train].labels.classes if parts else ()
-        parts[name] = table_part(splits[name], columns, frame, classes)
-    return _both(parts, columns)
+    parts: list[Part] = []
+    for name in chosen_splits(splits, columns):
+        classes = parts[0].labels.classes if parts else ()
+        parts.append(table_part(splits[name], columns, frame, classes))
+    return loaded(parts)

@@ -16,7 +16,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @scenarios.register("cifar10")
 class Cifar10(SmallImages):
-    """Photographs of ten kinds of things, 32 x 32 colour pixels, 50,000 to train and 10,000 to test.
+    """Photographs of ten kinds of things, 32 x 32 colour pixels; 50,000 to train.
 
     References:
         Krizhevsky, 2009, Learning multiple layers of features from tiny images, technical report

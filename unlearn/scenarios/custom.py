@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from unlearn.errors import BadData, BadValue, Mismatch
 from unlearn.knobs import knob
-from unlearn.ops.division import content_of, divide, limited
-from unlearn.ops.loaders import Loaded, load
+from unlearn.ops.division import divide, limited
+from unlearn.ops.loaders import Loaded, load, loaded
 from unlearn.ops.photos import photo_patches
 from unlearn.ops.pictures import Frame
 from unlearn.ops.pretrained import load_classifier
@@ -184,10 +184,11 @@ class Custom(Scenario):
             raise BadValue(f"{self.model} returned {len(rest) + 1} things; return (model, train, test)")
         classes: tuple[str, ...] = tuple(map(str, file.get("classes") or ()))
         if rest:
-            parts = [in_memory(d, columns, self._frame(Frame()), classes) for d in rest]
-            found = Loaded(
-                parts[0], parts[1] if len(parts) > 1 else None, digest([content_of(p) for p in parts])
-            )
+            parts: list[Part] = []
+            for given in rest:
+                known = classes or (parts[0].labels.classes if parts else ())
+                parts.append(in_memory(given, columns, self._frame(Frame()), known))
+            found = loaded(parts)
         elif self.data:
             found = load(self.data, columns, self._frame(Frame()))
         else:

@@ -182,7 +182,7 @@ def check_no_oracle(cls: Cls, tiny: Tiny) -> None:
     ev = replace(ev, subjects={k: v for k, v in ev.subjects.items() if k != "oracle"}, _memo={})
     for s in _measure(cls, ev):
         demand(s.reference is None, f"score {s.name!r} has a reference although there is no oracle")
-        told = s.aim is not Aim.MATCH or "no reference" in s.note
+        told = s.aim is not Aim.MATCH or s.value is None or "no reference" in s.note
         demand(
             told,
             f"score {s.name!r} is to match an oracle that is not there and does not say so; make it with ev.level or ev.distance",

@@ -1,0 +1,86 @@
+"""An installed package with entry points, in an environment of its own."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+PROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "gentle-package"
+version = "1.0"
+
+[project.entry-points."unlearn.methods"]
+gentle-ascent = "gentle_package.my_method:GentleAscent"
+
+[project.entry-points."unlearn.metrics"]
+confidence = "gentle_package.my_metric:Confidence"
+"""
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A new virtual environment that sees this one's packages, with the tiny package really installed."""
+    folder = tmp_path_factory.mktemp("package")
+    package = folder / "source" / "gentle_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    for name in ("my_method.py", "my_metric.py"):
+        (package / name).write_text((EXAMPLES / name).read_text())
+    (folder / "source" / "pyproject.toml").write_text(PROJECT)
+    venv.create(folder / "env", with_pip=True)
+    site = next((folder / "env" / "lib").glob("python*")) / "site-packages"
+    lines = [p for p in sys.path if p.endswith("site-packages")] + [str(Path(__file__).parents[1])]
+    (site / "outer.pth").write_text("\n".join(lines))
+    python = folder / "env" / "bin" / "python"
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        folder / "source",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return python, {**os.environ, "UNLEARN_STORE": str(folder / "store"), "COLUMNS": "120"}
+
+
+def unlearn(environment, *words):
+    python, variables = environment
+    return subprocess.run(
+        [python, "-m", "unlearn", *words], env=variables, capture_output=True, text=True, check=False
+    )
+
+
+def test_its_method_is_listed_with_its_origin(environment):
+    found = unlearn(environment, "methods", "--json")
+    assert found.returncode == 0, found.stderr
+    assert '"origin": "gentle-package"' in found.stdout
+
+
+def test_its_method_and_metric_run(environment):
+    words = ["--scenario", "digits/class=3,epochs=1", "--metrics", "accuracy,confidence", "--lr", "0.01"]
+    found = unlearn(environment, "run", "gentle-ascent", *words)
+    assert found.returncode == 0, found.stderr
+    assert "confidence/forget" in found.stdout
+
+
+def test_without_the_package_the_name_is_unknown():
+    found = subprocess.run(
+        [sys.executable, "-m", "unlearn", "show", "gentle-ascent"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "no method called 'gentle-ascent'" in found.stderr

@@ -1,0 +1,116 @@
+"""Every code block of the README is executed, in order, in one empty folder."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+HUB = {"google/vit-base-patch16-224": "vit", "owner/images": "images"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with local twins of the hub names."""
+    folder = tmp_path_factory.mktemp("readme")
+    _save_vit(folder / "vit")
+    _save_images(folder / "images")
+    return folder
+
+
+def _save_vit(folder):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    names = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                       image_size=16, patch_size=8, **names)  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    processor = {"do_resize": True, "size": {"height": 16, "width": 16}, "do_normalize": True, "do_rescale": True,
+                 "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "ViTImageProcessor"}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def _save_images(folder):
+    rng = np.random.default_rng(0)
+    for split, label, i in itertools.product(("train", "test"), (0, 1), range(24)):
+        place = folder / split / ("dark", "light")[label]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(120 * label, 120 * label + 100, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(place / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def environment(place):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "UNLEARN_STORE": str(place / "store"), "COLUMNS": "120"}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for kind, text in BLOCKS:
+        if kind == "sh":
+            for target in re.findall(r"make (\w+)", text):
+                assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_block_runs(place, environment):
+    kinds = {kind for kind, _ in BLOCKS}
+    assert kinds == {"sh", "bash", "python", "toml"}
+    for kind, text in BLOCKS:
+        if kind == "python":
+            _python(text, place, environment)
+        elif kind == "bash":
+            for line in text.strip().splitlines():
+                _shell(line, place, environment)
+
+
+def _python(text, place, environment):
+    name = re.match(r"# file: (\S+)\n", text)
+    path = place / (name.group(1) if name else "block.py")
+    path.write_text(text)
+    if not name:
+        _done(
+            subprocess.run(
+                [sys.executable, path.name],
+                cwd=place,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            ),
+            text,
+        )
+
+
+def _shell(line, place, environment):
+    for hub, local in HUB.items():
+        line = line.replace(hub, shlex.quote(str(place / local)))
+    _done(
+        subprocess.run(
+            ["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True, check=False
+        ),
+        line,
+    )
+
+
+def _done(result, what):
+    assert result.returncode == 0, f"{what}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
