@@ -4,7 +4,8 @@
 
 The loader's data set does per image what people write: scale, normalise, crop and flip in torch. Both yield
 normalised float32 batches of 128 in a new random order. Passes are interleaved, so that a busy machine hurts
-both; of each contender the fastest pass counts, of the loader the better of 0 and 2 workers.
+both; of each contender the fastest pass counts, of the loader the better of 0 and 2 workers. Two threads need two
+idle cores: where another process holds one, every parallel operation waits for it.
 """
 
 from __future__ import annotations

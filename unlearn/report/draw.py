@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 INKS = {
     "ink": "#010101",
@@ -22,6 +23,7 @@ INKS = {
 SETS = {"forget": "forgotten", "audit": "ink", "test": "muted"}
 SET_WORDS = {"forget": "forgotten examples", "audit": "like them, never seen", "test": "all test data"}
 SIZE = (3.4, 2.45)
+WIDE = (7.0, 3.2)
 MODELS = ("original", "unlearned", "oracle")
 
 Axes = Any
@@ -45,16 +47,30 @@ class Picture:
     alt: str = ""
 
 
+class Spot(NamedTuple):
+    """One method in the picture of utility against forgetting.
+
+    Attributes:
+        label: What is written beside it.
+        x: Held-out accuracy, 0 to 1.
+        y: Distance from the oracle.
+        ink: Its colour: unlearned, original for a method that did nothing, or oracle.
+    """
+
+    label: str
+    x: float
+    y: float
+    ink: str
+
+
 def losses(data: Data, what: str, key: str) -> list[Picture]:
-    """One histogram for each model, with the same bins and axes.
+    """One histogram for each model, with the same bins; heights are comparable within a panel only.
 
     Args:
         data: `figures["loss"]` or `figures["entropy"]`.
         what: Word for the axis.
         key: Makes the ids of the markup unique in a page.
     """
-    top = max((max(v) for sets in data["share"].values() for v in sets.values()), default=1.0)
-
     def draw(ax: Axes, who: str) -> None:
         edges = data["edges"]
         for where, share in data["share"][who].items():
@@ -63,10 +79,11 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
                       linewidth=0.8 if where == "test" else 1.2, linestyle=":" if where == "test" else "-")  # fmt: skip
         if data["log"]:
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(_power)
         ax.set_xlim(edges[0], edges[-1])
-        ax.set_ylim(0, 1.08 * top or 1)
-        ax.set_xlabel(f"{what}, nats")
-        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+        ax.set_ylim(0, None)
+        ax.spines["left"].set_visible(False)
+        ax.set(yticks=[], xlabel=f"{what}, nats")
 
     return [
         Picture(who, _svg(_bound(draw, who), f"{key}-{what}-{who}"), who, f"Histogram of {what}: {who}")
@@ -84,8 +101,10 @@ def attack(data: Data, key: str) -> Picture:
         for who, tpr in data["tpr"].items():
             shown = [max(t, low / 2) for t in tpr]
             ax.plot(data["fpr"], shown, color=INKS[who], linewidth=1.6, label=f"{who}  {data['auc'][who]:.2f}")
-        ax.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.15))
-        ax.set_xlabel("false-positive rate")
+        ax.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.15), xlabel="false-positive rate")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(lambda v, _: f"{100 * v:g} %")
+            axis.set_minor_formatter("")
         ax.legend(loc="lower right", title="AUC", handlelength=1.2)
 
     said = ", ".join(f"{who} {auc:.2f}" for who, auc in data["auc"].items())
@@ -110,11 +129,14 @@ def classes(data: Data, key: str) -> Picture:
         ax.axhline(0, color=INKS["muted"], linewidth=0.8)
         names = [str(data["names"][c])[:12] for c in shown]
         tall = any(len(n) > 2 for n in names)
+        if tall:
+            ax.figure.subplots_adjust(bottom=0.33)
         ax.set_xticks(range(len(shown)), names, rotation=60 if tall else 0, ha="right" if tall else "center")
         for tick, c in zip(ax.get_xticklabels(), shown, strict=True):
             tick.set_color(INKS["forgotten" if c in data["removed"] else "ink"])
         ax.tick_params(axis="x", length=0)
-        ax.set_xlabel("class")
+        if not tall:
+            ax.set_xlabel("class")
 
     return Picture("Test accuracy by class, change in points", _svg(draw, f"{key}-classes"),
                    alt="Bars: change of test accuracy by class, unlearned and oracle")  # fmt: skip
@@ -143,36 +165,63 @@ def features(data: Data, key: str) -> list[Picture]:
     ]
 
 
-def tradeoff(points: Sequence[tuple[str, float, float]], oracle: float | None, ylabel: str, key: str) -> Picture:
+def levels(values: dict[str, dict[str, float]], key: str) -> Picture:
+    """Accuracy of each model on each set.
+
+    Args:
+        values: By set, then model, 0 to 1.
+        key: Makes the ids of the markup unique in a page.
+    """
+
+    def draw(ax: Axes) -> None:
+        for k, who in enumerate(MODELS):
+            known = [(i + 0.27 * (k - 1), 100 * v[who]) for i, v in enumerate(values.values()) if who in v]
+            ax.bar([x for x, _ in known], [y for _, y in known], 0.24, color=INKS[who])
+        ax.set_xticks(range(len(values)), [name.replace("_", "\n") for name in values])
+        ax.tick_params(axis="x", length=0)
+        ax.set_ylim(0, 100)
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
+
+    said = "; ".join(f"{name}: " + ", ".join(f"{who} {v:.3f}" for who, v in by.items()) for name, by in values.items())
+    return Picture("Accuracy by set", _svg(draw, f"{key}-levels"), alt=f"Accuracy by set. {said}")
+
+
+def tradeoff(spots: Sequence[Spot], ylabel: str, key: str) -> Picture:
     """Utility against forgetting: held-out accuracy to the right, distance from the oracle upwards.
 
     Args:
-        points: Label, held-out accuracy, distance of each method.
-        oracle: Held-out accuracy of the oracle, or None.
+        spots: One for each method, and one for the oracle where there is one.
         ylabel: What the distance is.
         key: Makes the ids of the markup unique in a page.
     """
 
     def draw(ax: Axes) -> None:
-        if oracle is not None:
-            ax.plot([oracle], [0], marker="*", markersize=12, color=INKS["oracle"], clip_on=False, zorder=3)
-            _tag(ax, "oracle", oracle, 0.0, INKS["oracle"])
-        for label, x, y in points:
-            ax.plot([x], [y], "o", markersize=6, color=INKS["unlearned"], zorder=3)
-            _tag(ax, label, x, y, INKS["ink"])
-        xs = [x for _, x, _ in points] + ([oracle] if oracle is not None else [])
-        pad = 0.12 * (max(xs) - min(xs)) or 0.01
-        ax.set_xlim(min(xs) - pad, max(xs) + 2.2 * pad)
-        ax.set_ylim(0, 1.2 * max(y for _, _, y in points) or 0.01)
+        xs, ys = [s.x for s in spots], [s.y for s in spots]
+        pad = 0.08 * (max(xs) - min(xs)) or 0.01
+        ax.set_xlim(min(xs) - pad, max(xs) + 3 * pad)
+        ax.set_ylim(0, 1.15 * max(ys) or 0.01)
         ax.set_xlabel("held-out accuracy →")
         ax.grid(True, color=INKS["line"], linewidth=0.6)
+        taken: list[tuple[float, float, float]] = []
+        for s in spots:
+            mark, size = ("*", 12) if s.ink == "oracle" else ("o", 7)
+            ax.plot([s.x], [s.y], mark, markersize=size, color=INKS[s.ink], clip_on=False, zorder=3)
+            _tag(ax, s, taken)
 
-    said = "; ".join(f"{label}: {x:.3f}, {y:.3f}" for label, x, y in points)
-    return Picture(f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", (7.0, 3.4)), alt=f"Held-out accuracy and {ylabel}: {said}")
+    said = "; ".join(f"{s.label}: {s.x:.3f}, {s.y:.3f}" for s in spots)
+    return Picture(f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", WIDE), alt=f"Held-out accuracy and {ylabel}: {said}")
 
 
-def _tag(ax: Axes, label: str, x: float, y: float, color: str) -> None:
-    ax.annotate(label, (x, y), xytext=(7, 5), textcoords="offset points", color=color, fontsize=9)
+def _tag(ax: Axes, spot: Spot, taken: list[tuple[float, float, float]]) -> None:
+    """Writes a label beside its spot, at the first place where it covers no label written before."""
+    x, y = ax.transData.transform((spot.x, spot.y)) * 72 / ax.figure.dpi
+    wide, high = 5.2 * len(spot.label), 11.0
+    places = [(8.0, 5.0 + step * high) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4)]
+    places = [p for p in places if y + p[1] > 0]
+    dx, dy = next((p for p in places if not any(abs(y + p[1] - b) < high and x < a + w and a < x + wide + 8
+                                                for a, b, w in taken)), places[0])  # fmt: skip
+    taken.append((x + dx, y + dy, wide))
+    ax.annotate(spot.label, (spot.x, spot.y), xytext=(dx, dy), textcoords="offset points", color=INKS["ink"], fontsize=9)
 
 
 def _centres(points: Sequence[Any], y: Sequence[int], names: Sequence[str]) -> list[tuple[float, float, str]]:
@@ -196,6 +245,11 @@ def _frame(ax: Axes, points: Sequence[Any]) -> None:
     ax.set_yticks([])
 
 
+def _power(value: float, _: int) -> str:
+    """A power of ten for an axis; plain text, so that the page's font draws it."""
+    return "10" + str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def _bound(draw: Callable[[Axes, str], None], who: str) -> Callable[[Axes], None]:
     return lambda ax: draw(ax, who)
 
@@ -206,8 +260,10 @@ def _svg(draw: Callable[[Axes], None], key: str, size: tuple[float, float] = SIZ
     from matplotlib.figure import Figure
 
     with mpl.rc_context({**_style(), "svg.hashsalt": key}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=size)
+        ax = figure.subplots()
+        figure.subplots_adjust(0.46 / size[0], 0.5 / size[1], 1 - 0.14 / size[0], 1 - 0.1 / size[1])
+        draw(ax)
         held = io.StringIO()
         figure.savefig(held, format="svg", transparent=True,
                        metadata={"Date": None, "Creator": None, "Format": None, "Type": None})  # fmt: skip

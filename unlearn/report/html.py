@@ -81,7 +81,7 @@ def section(group: Group, key: str) -> Data:
         "tiles": _tiles(group),
         "tables": [t for t in (("Scores", group.headline), ("More scores", group.rest)) if t[1]],
         "strip": strip,
-        "pictures": pictures(first.figures, key),
+        "pictures": pictures(group, key),
         "thumbs": first.figures.get("forgotten", []),
         "published": _published(group),
         "costs": _costs(group),
@@ -91,8 +91,9 @@ def section(group: Group, key: str) -> Data:
     }
 
 
-def pictures(figures: Data, key: str) -> list[tuple[str, str, list[draw.Picture]]]:
+def pictures(group: Group, key: str) -> list[tuple[str, str, list[draw.Picture]]]:
     """Rows of pictures of one size: heading, explanation, drawings."""
+    figures = group.first.figures
     rows: list[tuple[str, str, list[draw.Picture]]] = []
     if data := figures.get("loss"):
         rows.append(("Loss on what was forgotten", "Filled: the forgotten examples. Outline: held-out examples like them, "
@@ -103,15 +104,26 @@ def pictures(figures: Data, key: str) -> list[tuple[str, str, list[draw.Picture]
         rows.append(("Features", f"Up to 400 training examples on the two main axes of the original's features ({share} of their variance); "
                      "crosses are forgotten examples, grey dots are kept ones, names stand at the middle of each kept class.",
                      draw.features(data, key)))  # fmt: skip
-    pair = [draw.attack(figures["roc"], key)] if figures.get("roc") else []
-    pair += [draw.classes(figures["classes"], key)] if figures.get("classes", {}).get("accuracy") else []
-    if pair:
-        rows.append(("Attack and collateral damage", "Left: can an attacker who sees only the loss tell forgotten examples from held-out "
-                     "ones? The dotted line is guessing. Right: what it cost each class; removed classes are marked.", pair))  # fmt: skip
+    row = [draw.attack(figures["roc"], key)] if figures.get("roc") else []
+    row += [draw.levels(sets, key)] if (sets := _accuracies(group)) else []
+    row += [draw.classes(figures["classes"], key)] if figures.get("classes", {}).get("accuracy") else []
+    if row:
+        rows.append(("Privacy and collateral damage", "The curves show how well an attacker who sees only the loss tells forgotten examples "
+                     "from held-out ones; the dotted line is guessing. Names of removed classes are coloured.", row))  # fmt: skip
     if data := figures.get("entropy"):
         rows.append(("Entropy of the predictions", "How undecided each model is, on the forgotten and on held-out examples.",
                      draw.losses(data, "entropy", key)))  # fmt: skip
     return rows
+
+
+def _accuracies(group: Group) -> dict[str, dict[str, float]]:
+    """Accuracy by set and model, in the mean over seeds."""
+    found: dict[str, dict[str, float]] = {}
+    for c in group.cells:
+        if c.score.metric == "accuracy" and c.name.startswith("accuracy/"):
+            known = {"original": c.original, "unlearned": c.value, "oracle": c.reference}
+            found[c.name.removeprefix("accuracy/")] = {who: v for who, v in known.items() if v is not None}
+    return found
 
 
 def strip(cell: Cell) -> Data | None:
@@ -147,16 +159,21 @@ def _lead(group: Group) -> str:
 
 def _tiles(group: Group) -> list[Data]:
     """The four numbers to look at first."""
-    named = [("Forgotten examples answered correctly", group.forget), ("Held-out accuracy", group.held_out),
-             ("Membership attack, AUC", group.attack)]  # fmt: skip
+    named = [("Forgotten examples answered correctly", group.forget, _per_cent), ("Held-out accuracy", group.held_out, _per_cent),
+             ("Membership attack, AUC", group.attack, number)]  # fmt: skip
     tiles = [
-        {"name": name, "value": spread(c), "oracle": number(c.reference), "original": number(c.original)}
-        for name, c in named
+        {"name": name, "value": show(c.value) + (f" ± {show(c.half)}" if c.half is not None else ""),
+         "oracle": show(c.reference), "original": show(c.original)}
+        for name, c, show in named
         if c is not None and c.value is not None
-    ]
+    ]  # fmt: skip
     if (ratio := _speedup(group)) is not None:
-        tiles.append({"name": "Time, as a share of retraining", "value": f"{100 / ratio:.1f} %", "oracle": "100 %", "original": ""})
+        tiles.append({"name": "Time, as a share of retraining", "value": f"{100 / ratio:.3g} %", "oracle": "100 %", "original": ""})
     return tiles
+
+
+def _per_cent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _seconds(group: Group) -> float:
@@ -174,9 +191,14 @@ def _tradeoff(found: Sequence[Group]) -> draw.Picture | None:
     by_attack = all(g.attack is not None and g.attack.gap is not None for g in found)
     what = "distance of the attack's AUC from the oracle's" if by_attack else "distance of forget accuracy from the oracle's"
     chosen = [(g, g.held_out, g.attack if by_attack else g.forget) for g in found]
-    points = [(g.label, u.value, p.gap) for g, u, p in chosen if u and p and u.value is not None and p.gap is not None]
+    spots = [draw.Spot(g.label, u.value, p.gap, "original" if g.idle else "unlearned") for g, u, p in chosen
+             if u and p and u.value is not None and p.gap is not None]  # fmt: skip
+    if len(spots) < 2:
+        return None
     oracle = next((u.reference for _, u, _ in chosen if u and u.reference is not None), None)
-    return draw.tradeoff(points, oracle, what[0].upper() + what[1:], "all") if len(points) > 1 else None
+    if oracle is not None:
+        spots.insert(0, draw.Spot("oracle", oracle, 0.0, "oracle"))
+    return draw.tradeoff(spots, what[0].upper() + what[1:], "all")
 
 
 def _published(group: Group) -> Data | None:

@@ -182,7 +182,7 @@ def judge(group: Group) -> Judgement:
                          f"{percent(held.original)} to {percent(held.value)}.")  # fmt: skip
     kind, why = _forgetting(group, forget, attack)
     loss = held.reference - held.value
-    utility = f"{kept}, the oracle's {percent(held.reference)}"
+    utility = f"{kept}, by the oracle {percent(held.reference)}"
     if kind == "forgotten" and loss > KEPT_WITHIN:
         kind, utility = "partly", f"But the rest suffered: {utility}"
     elif loss > KEPT_WITHIN:
@@ -291,10 +291,11 @@ def _label(report: Report, all_: Sequence[Report]) -> str:
 def _forgetting(group: Group, forget: Cell, attack: Cell | None) -> tuple[Kind, str]:
     """Whether the forget set is treated as by the oracle, and why."""
     assert forget.value is not None and forget.reference is not None
-    why = [f"{percent(forget.value)} of the forgotten examples are answered correctly, by the oracle {percent(forget.reference)}"]
+    why = [f"{percent(forget.value)} of the forgotten examples are answered correctly, by a model retrained without them "
+           f"(the oracle) {percent(forget.reference)}"]  # fmt: skip
     distances = [(forget.value - forget.reference) / FORGET_WITHIN]
     if attack is not None and attack.value is not None and attack.reference is not None:
-        why.append(f"the membership attack has an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}")
+        why.append(f"the membership attack reaches an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}")
         distances.append((attack.value - attack.reference) / ATTACK_WITHIN)
     else:
         why.append("no membership attack was compared with the oracle, so privacy is not judged")

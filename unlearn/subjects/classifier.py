@@ -12,10 +12,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from unlearn.data import Batch, Handle
-from unlearn.errors import Mismatch
 from unlearn.ops.hooks import find_head, layers, named, run_with_input_of
 from unlearn.ops.recipe import Recipe
-from unlearn.ops.steps import reinitialised
+from unlearn.ops.verbs import fit, untrained
 from unlearn.registry import subjects
 from unlearn.runtime import Run
 
@@ -90,22 +89,8 @@ class Classifier:
 
     def fresh(self, rng: Generator) -> Self:
         """The same architecture with newly drawn weights."""
-        if self.build is None:
-            return replace(self, module=reinitialised(copy.deepcopy(self.module), rng), _layer=None)
-        seed = int(torch.randint(0, 2**31 - 1, (1,), generator=rng, device=rng.device).item())
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            module = self.build().to(next(self.module.parameters()).device)
-        return replace(self, module=module, _layer=None)
+        return replace(self, module=untrained(self.module, self.build, rng), _layer=None)
 
     def fit(self, handle: Handle, run: Run) -> None:
-        """Trains in place by the recipe.
-
-        Raises:
-            Mismatch: If there is none.
-        """
-        if self.recipe is None:
-            raise Mismatch(
-                "this model carries no training recipe, so nothing can be retrained; give `fit` in the file that builds it"
-            )
-        self.recipe.fit(self, handle, run)
+        """Trains in place by the recipe, see `unlearn.ops.verbs.fit`."""
+        fit(self, self.recipe, handle, run)

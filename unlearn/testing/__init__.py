@@ -64,7 +64,7 @@ def checks_for(cls: type[Any]) -> Named:
         return declared_checks(cls, scenarios, needs_default=False)
     if cls in (Resident, Stream):
         return handle_checks(partial(_images, cls))
-    if isinstance(getattr(cls, "clone", None), type(lambda: None)):
+    if callable(getattr(cls, "clone", None)):
         return subject_class_checks(cls)
     raise BadValue(
         f"{cls.__name__} is no plugin; give a class registered as a method, metric, subject or scenario"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
 from unlearn import subject as verbs
-from unlearn.data import Split
-from unlearn.errors import BadValue, SealedError, UnlearnError
+from unlearn.errors import SealedError, UnlearnError
 from unlearn.method import Method, requires
-from unlearn.registry import methods, protocols
+from unlearn.registry import protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.subject import Embeds, Trains
-from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.direction import check_direction, check_retain
-from unlearn.testing.runs import LENT, Outcome, outcome, shell
+from unlearn.testing.method_class_checks import check_signature, class_checks
+from unlearn.testing.runs import Outcome, outcome, shell
 from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.verdicts import Check, Named, demand, guarded, run_all
 
@@ -36,16 +34,11 @@ def check_method(cls: Cls) -> None:
 
 def method_checks(cls: Cls) -> Named:
     """Names and checks of a method: those of its class, then `check[subject]` for each subject it fits."""
-    yield from declared_checks(cls, methods)
-    yield "reference", partial(check_reference, cls)
-    yield "signature", partial(check_signature, cls)
-    yield "uses", partial(check_uses, cls)
-    yield "presets", partial(check_presets, cls)
-    yield "protocol-listing", partial(check_protocol_listing, cls)
+    yield from class_checks(cls)
     if not _proper(cls):
         return
     for tiny in fitting(requires(cls)):
-        if "statistics" in cls().reads() and not isinstance(specimen(tiny.name).subject, Embeds):
+        if "statistics" in cls().reads() and not tiny.offers(Embeds):
             continue
         for name, check in cell_checks(cls, tiny):
             yield f"{name}[{tiny.name}]", check
@@ -60,7 +53,7 @@ def cell_checks(cls: Cls, tiny: Tiny) -> Named:
     if sizes:
         yield "batch-of-one", one(check_batch_of_one)
         yield "ragged", one(check_ragged)
-    if cls.exact and isinstance(specimen(tiny.name).subject, Trains):
+    if cls.exact and tiny.offers(Trains):
         yield "exact", one(check_exact)
     if tiny.trained and cls.uses:
         yield "changes", one(check_changes)
@@ -69,69 +62,6 @@ def cell_checks(cls: Cls, tiny: Tiny) -> Named:
         yield "retain-survives", one(check_retain)
         if "class" not in cls.expected_failures:
             yield "direction", one(check_direction)
-
-
-def check_signature(cls: Cls) -> None:
-    """The verb is `unlearn(self, subject, data, run)` and its annotation names a subject protocol."""
-    wanted = "def unlearn(self, subject: <a protocol>, data: Split, run: Run) -> <the same protocol>"
-    found = inspect.signature(cls.unlearn)
-    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in found.parameters.values())
-    demand(
-        list(found.parameters) == ["self", "subject", "data", "run"] and plain,
-        f"{cls.__name__}.unlearn{found} must be {wanted}",
-    )
-    hints = get_type_hints(cls.unlearn)
-    demand(
-        hints.get("data") is Split and hints.get("run") is Run and "subject" in hints,
-        f"{cls.__name__}.unlearn{found} lacks annotations; write {wanted}",
-    )
-    demand(
-        getattr(hints["subject"], "_is_protocol", False) and hints.get("return") is hints["subject"],
-        f"{cls.__name__}.unlearn must be annotated with a protocol of unlearn.subject and return the same one; write {wanted}",
-    )
-
-
-def check_uses(cls: Cls) -> None:
-    """What it declares to read exists, and a value reads no set that its class does not declare."""
-    known = {*LENT, *(f"{n}.x" for n in LENT)}
-    for what, names in (("uses", cls.uses), ("reads()", cls().reads())):
-        unknown = sorted(names - known)
-        demand(
-            not unknown,
-            f"{cls.__name__}.{what} names {unknown}; there are {', '.join(LENT)}, each also as name.x",
-        )
-    more = {n.partition(".")[0] for n in cls().reads()} - {n.partition(".")[0] for n in cls.uses}
-    demand(
-        not more, f"{cls.__name__}.reads() names {sorted(more)}, which `uses` does not; add them to `uses`"
-    )
-
-
-def check_presets(cls: Cls) -> None:
-    """Every published setting can be built and names its source."""
-    for name, preset in cls.presets.items():
-        demand(
-            bool(preset.source.strip()),
-            f"preset {name!r} of {cls.__name__} names no source; say where it was published",
-        )
-        try:
-            cls.preset(name)
-        except BadValue as err:
-            raise AssertionError(f"preset {name!r} of {cls.__name__} cannot be built: {err}") from None
-
-
-def check_protocol_listing(cls: Cls) -> None:
-    """Protocol and data that tables read from the source are those of the imported class."""
-    listing, need = methods.listing(cls.name), get_type_hints(cls.unlearn).get("subject", object)
-    demand(
-        listing.needs == need.__name__,
-        f"the listing of {cls.name!r} needs {listing.needs!r}, the class {need.__name__!r}; import the protocol under its own name",
-    )
-    demand(
-        listing.uses == tuple(sorted(cls.uses)),
-        f"the listing of {cls.name!r} uses {listing.uses}, the class {tuple(sorted(cls.uses))}; write uses: ClassVar[frozenset[str]] = frozenset({{...}}) with literal names",
-    )
-    if need.__module__ == verbs.__name__:
-        demand(need.__name__ in protocols(), f"{need.__name__} is no protocol of unlearn/subject.py")
 
 
 def check_runs(cls: Cls, tiny: Tiny) -> None:

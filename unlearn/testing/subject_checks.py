@@ -42,16 +42,14 @@ def subject_class_checks(cls: type[Any]) -> Named:
     for tiny in TINY.values():
         if cls.__module__.startswith("unlearn.") and tiny.kind == cls.name:
             yield f"offers[{tiny.name}]", partial(check_offers, cls.name, tiny.name)
-            for name, check in subject_checks(partial(_tiny, tiny.name)):
+            for name, check in _fitting(partial(_tiny, tiny.name), tiny.offers, cls.__name__):
                 yield f"{name}[{tiny.name}]", check
 
 
 def subject_checks(make: Make) -> Named:
     """Names and checks of a subject; which ones depends on the protocols that it offers."""
     subject = make()[0]
-    for name, (need, check) in CHECKS.items():
-        if isinstance(subject, need):
-            yield name, guarded(partial(check, make), f"{name} of {type(subject).__name__}")
+    yield from _fitting(make, lambda need: isinstance(subject, need), type(subject).__name__)
 
 
 def check_offers(kind: str, name: str) -> None:
@@ -307,6 +305,12 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "next-token": (verbs.NextToken, check_next_token),
 }
 """Each check beside the protocol for which it is meant."""
+
+
+def _fitting(make: Make, offered: Callable[[type], bool], title: str) -> Named:
+    for name, (need, check) in CHECKS.items():
+        if offered(need):
+            yield name, guarded(partial(check, make), f"{name} of {title}")
 
 
 def _tiny(name: str) -> tuple[Any, Handle]:

@@ -1,0 +1,96 @@
+"""Makes the tables of docs/results/: every method on the embedded scenario, four on CIFAR-10 class removal.
+
+    python bench/results.py digits
+    python bench/results.py cifar10 --data data/cifar10 --weights data/weights/resnet20-12fca82f.th
+
+A run whose JSON is there is skipped. Tables are written from the JSON files, good or bad; nothing is left out.
+"""
+
+import argparse
+from pathlib import Path
+
+from unlearn import api
+from unlearn.errors import UnlearnError
+from unlearn.pool import Pool
+from unlearn.registry import methods
+from unlearn.report import Report, markdown
+from unlearn.report.reproduce import command
+from unlearn.scenario import Seeds
+from unlearn.scenario import parse as scenario
+
+OUT = Path(__file__).parents[1] / "docs" / "results"
+DIGITS = ("digits/class=3", "digits/random=0.1", "digits/noisy,noise=0.1")
+CIFAR = "cifar10/class={c},network=resnet20,normalise=imagenet,limit={limit},test_limit=2000"
+FOUR = ("none", "salun", "ssd", "duck", "scar")
+
+
+def slug(text):
+    return text.translate(str.maketrans({"/": "-", "=": "-", ",": "-"}))
+
+
+def once(pool, bench, name, seed, folder, preset=""):
+    """The report of one run, made now if its JSON is not there; None if the method refuses the scenario."""
+    path = folder / f"{name}{'-' + preset if preset else ''}-seed-{seed}.json"
+    if path.exists():
+        return Report.load(path)
+    try:
+        measured = [m for m in api.basic() if isinstance(pool.template, m.needs)]
+        ((report, _),) = bench.run(
+            pool, api.build_method(name, {}, preset), measured, Seeds(seed, seed, seed)
+        )
+    except UnlearnError as err:
+        print(f"{name}: {err}", flush=True)
+        return None
+    report = report.model_copy(update={"figures": {}})
+    report.save(path)
+    print(f"{folder.name}: {name}, seed {seed}: {report.costs.seconds:.1f} s", flush=True)
+    return report
+
+
+def page(folder, title, reports, note):
+    """One table over all methods, oracle and do-nothing row included, with the commands."""
+    lines = [f"# {title}", "", note, "", *markdown.comparison(reports), ""]
+    env = reports[0].environment
+    lines += [f"Made at commit {env.get('commit', '?')[:10]} on {env['platform']}, {env['device']}, "
+              f"torch {env['packages']['torch']}. Raw JSON: [{folder.name}/]({folder.name}/). Commands:", "", "```sh"]  # fmt: skip
+    lines += dict.fromkeys(command(r) for r in reports)
+    (OUT / f"{folder.name}.md").write_text("\n".join([*lines, "```", ""]))
+
+
+def sweep(bench, texts, names, seeds, note, presets=("",)):
+    for text in texts:
+        folder = OUT / slug(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        pool = Pool(scenario(text) if isinstance(text, str) else text, bench.store, bench.device)
+        found = [once(pool, bench, n, s, folder, p) for s in seeds for n in names for p in presets]
+        page(folder, text, [r for r in found if r], note)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["digits", "cifar10"])
+    parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--limit", type=int, default=2000)
+    args = parser.parse_args()
+    bench = api.bench(args.store, "cpu")
+    if args.what == "digits":
+        note = "Mean ± half-width of the 95 % t-interval over three seeds. Methods at their defaults."
+        sweep(bench, DIGITS, methods.names(), (0, 1, 2), note)
+        return
+    note = (
+        "The original is a pretrained ResNet-20 whose training recipe is unknown, so there is no oracle and the scores that "
+        f"need one cannot tell. Methods at their defaults, on {args.limit} training and 2,000 test images."
+    )
+    texts = [
+        CIFAR.format(c=c, limit=args.limit) + f",data={args.data},weights={args.weights}"
+        for c in ("ship", "cat", "deer")
+    ]
+    sweep(bench, texts, FOUR, (0,), note)
+
+
+if __name__ == "__main__":
+    main()
