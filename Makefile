@@ -9,7 +9,7 @@ demo: $(STAMP)
 	.venv/bin/unlearn run salun --html demo-report.html
 
 test: $(STAMP)
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist loadgroup
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check .

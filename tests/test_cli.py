@@ -13,6 +13,7 @@ import pytest
 from unlearn import cli
 from unlearn.report import SCHEMA, Report
 
+pytestmark = pytest.mark.xdist_group("cli")  # one store serves the file
 FAST = ["--scenario", "digits/class=3,epochs=2", "--metrics", "accuracy,mia"]
 
 

@@ -17,7 +17,13 @@ def plugins():
     yield "handle-stream", Stream
 
 
-CASES = [pytest.param(check, id=f"{p}-{name}") for p, cls in plugins() for name, check in checks_for(cls)]
+CASES = [
+    pytest.param(
+        check, id=f"{p}-{name}", marks=pytest.mark.xdist_group(p)
+    )  # checks of one plugin share their runs
+    for p, cls in plugins()
+    for name, check in checks_for(cls)
+]
 
 
 @pytest.mark.parametrize("check", CASES)

@@ -14,6 +14,7 @@ from unlearn.scenario import Seeds, from_recipe, parse
 from unlearn.store import address
 from unlearn.subject import Denoises, HasLoss
 
+pytestmark = pytest.mark.xdist_group("flow")  # one store serves the file
 SHORT = "digits/class=3,epochs=3"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("package")  # one store serves the file
 PROJECT = """\
 [build-system]
 requires = ["hatchling"]

@@ -13,6 +13,9 @@ class Collapse(Metric):
 
     1 where RA(θ) < share · RA(θ_r), with the original in the oracle's place where there is none. Means over
     seeds or classes are the rate of collapse, which a mean accuracy hides.
+
+    References:
+        None; a count.
     """
 
     share: float = knob(0.9, "share of the reference's retain accuracy that must be left", gt=0, le=1)

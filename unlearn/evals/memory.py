@@ -9,7 +9,11 @@ from unlearn.subject import Subject
 
 @metrics.register("memory")
 class Memory(Metric):
-    """Peak memory of the unlearning call above what was in use before, in bytes."""
+    """Peak memory of the unlearning call above what was in use before, in bytes.
+
+    References:
+        None; a measurement of the process.
+    """
 
     needs = Subject
 

@@ -18,6 +18,9 @@ class PerClass(Metric):
 
     For each class c that is kept, drop_c = Acc_c(θ₀) − Acc_c(θ) on held-out examples; the score is the
     largest, and its note names the classes with the largest drops.
+
+    References:
+        None; a count.
     """
 
     def measure(self, ev: Evidence) -> list[Score]:

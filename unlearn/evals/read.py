@@ -13,6 +13,9 @@ class Read(Metric):
 
     A set that was lent and not read counts 0 for forget and retain, and is left out otherwise. Statistics
     count the retain examples that they were computed from.
+
+    References:
+        None; a count.
     """
 
     needs = Subject

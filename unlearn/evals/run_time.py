@@ -12,6 +12,9 @@ class RunTime(Metric):
     """Seconds of the unlearning call, and their share of the time that retraining takes.
 
     Statistics that were computed for the call are included; loading data and measuring are not.
+
+    References:
+        Fan et al., 2024, arXiv:2310.12508 (RTE, in minutes there)
     """
 
     needs = Subject

@@ -84,6 +84,7 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
         ax.set_ylim(0, None)
         ax.spines["left"].set_visible(False)
         ax.set(yticks=[], xlabel=f"{what}, nats")
+        ax.figure.subplots_adjust(left=0.05, right=0.95)
 
     return [
         Picture(who, _svg(_bound(draw, who), f"{key}-{what}-{who}"), who, f"Histogram of {what}: {who}")
@@ -241,8 +242,8 @@ def _frame(ax: Axes, points: Sequence[Any]) -> None:
     for axis, values in (("x", [p[0] for p in points]), ("y", [p[1] for p in points])):
         pad = 0.06 * (max(values) - min(values)) or 1.0
         getattr(ax, f"set_{axis}lim")(min(values) - pad, max(values) + pad)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
+    ax.figure.subplots_adjust(0.02, 0.02, 0.98, 0.98)
 
 
 def _power(value: float, _: int) -> str:

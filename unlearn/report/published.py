@@ -62,6 +62,8 @@ TABLES: Mapping[float, tuple[Row, ...]] = {
 def published(report: Report) -> tuple[Row, ...]:
     """The published rows of this report's setting; none where it differs in data, network or request."""
     scenario = report.recipe["scenario"]
-    same = scenario["name"] == "cifar10" and scenario["options"].get("network") == "resnet18"
-    request = scenario["request"]
-    return TABLES.get(request.get("fraction", 0.0), ()) if same and request["kind"] == "random" else ()
+    options, request = scenario["options"], scenario["request"]
+    whole = not options.get("limit") and not options.get("test_limit")
+    if scenario["name"] != "cifar10" or options.get("network") != "resnet18" or not whole:
+        return ()
+    return TABLES.get(request.get("fraction", 0.0), ()) if request["kind"] == "random" else ()

@@ -131,7 +131,7 @@ class Group:
     @property
     def attack(self) -> Cell | None:
         """AUC of the membership attack: of the headline, else any."""
-        found = [c for c in self.cells if c.name.startswith("mia") and "auc" in c.name]
+        found = [c for c in self.cells if c.score.metric == "mia" and c.name.endswith("/auc") and c.value is not None]
         return next((c for c in found if c.score.headline), found[0] if found else None)
 
 
