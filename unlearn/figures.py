@@ -269,7 +269,7 @@ def _pngs(x: Tensor) -> Iterator[str]:
 
 def _linear(low: float, high: float) -> list[float]:
     wide = high if high > low else low + 1.0
-    return np.linspace(low, wide, BINS + 1).tolist()
+    return [float(v) for v in np.linspace(low, wide, BINS + 1)]
 
 
 def _short(values: list[float]) -> list[float]:

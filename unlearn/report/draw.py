@@ -23,7 +23,9 @@ INKS = {
 SETS = {"forget": "forgotten", "audit": "ink", "test": "muted"}
 SET_WORDS = {"forget": "forgotten examples", "audit": "like them, never seen", "test": "all test data"}
 SIZE = (3.4, 2.45)
-WIDE = (7.0, 3.2)
+WIDE = (5.2, 3.0)
+FOOT = 38.0
+"""Points below the axes of a figure, with a little air."""
 MODELS = ("original", "unlearned", "oracle")
 
 Axes = Any
@@ -71,6 +73,7 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
         what: Word for the axis.
         key: Makes the ids of the markup unique in a page.
     """
+
     def draw(ax: Axes, who: str) -> None:
         edges = data["edges"]
         for where, share in data["share"][who].items():
@@ -101,7 +104,9 @@ def attack(data: Data, key: str) -> Picture:
         ax.plot([low, 1], [low, 1], color=INKS["muted"], linewidth=0.8, linestyle=":")
         for who, tpr in data["tpr"].items():
             shown = [max(t, low / 2) for t in tpr]
-            ax.plot(data["fpr"], shown, color=INKS[who], linewidth=1.6, label=f"{who}  {data['auc'][who]:.2f}")
+            ax.plot(
+                data["fpr"], shown, color=INKS[who], linewidth=1.6, label=f"{who}  {data['auc'][who]:.2f}"
+            )
         ax.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.15), xlabel="false-positive rate")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(lambda v, _: f"{100 * v:g} %")
@@ -109,7 +114,11 @@ def attack(data: Data, key: str) -> Picture:
         ax.legend(loc="lower right", title="AUC", handlelength=1.2)
 
     said = ", ".join(f"{who} {auc:.2f}" for who, auc in data["auc"].items())
-    return Picture("Loss attack: true-positive rate", _svg(draw, f"{key}-roc"), alt=f"ROC of the loss attack; AUC: {said}")
+    return Picture(
+        "Loss attack: true-positive rate",
+        _svg(draw, f"{key}-roc"),
+        alt=f"ROC of the loss attack; AUC: {said}",
+    )
 
 
 def classes(data: Data, key: str) -> Picture:
@@ -158,9 +167,18 @@ def features(data: Data, key: str) -> list[Picture]:
                     bbox={"boxstyle": "round,pad=0.15", "facecolor": INKS["card"], "edgecolor": "none", "alpha": 0.75})  # fmt: skip
         _frame(ax, points if who == "oracle" else shared)
 
-    titles = {"original": "original", "unlearned": "unlearned, same axes", "oracle": "oracle, axes of its own"}
+    titles = {
+        "original": "original",
+        "unlearned": "unlearned, same axes",
+        "oracle": "oracle, axes of its own",
+    }
     return [
-        Picture(titles[who], _svg(_bound(draw, who), f"{key}-features-{who}"), who, f"Features on two main axes: {who}")
+        Picture(
+            titles[who],
+            _svg(_bound(draw, who), f"{key}-features-{who}"),
+            who,
+            f"Features on two main axes: {who}",
+        )
         for who in MODELS
         if who in data["points"]
     ]
@@ -183,7 +201,9 @@ def levels(values: dict[str, dict[str, float]], key: str) -> Picture:
         ax.set_ylim(0, 100)
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
 
-    said = "; ".join(f"{name}: " + ", ".join(f"{who} {v:.3f}" for who, v in by.items()) for name, by in values.items())
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{who} {v:.3f}" for who, v in by.items()) for name, by in values.items()
+    )
     return Picture("Accuracy by set", _svg(draw, f"{key}-levels"), alt=f"Accuracy by set. {said}")
 
 
@@ -210,7 +230,9 @@ def tradeoff(spots: Sequence[Spot], ylabel: str, key: str) -> Picture:
             _tag(ax, s, taken)
 
     said = "; ".join(f"{s.label}: {s.x:.3f}, {s.y:.3f}" for s in spots)
-    return Picture(f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", WIDE), alt=f"Held-out accuracy and {ylabel}: {said}")
+    return Picture(
+        f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", WIDE), alt=f"Held-out accuracy and {ylabel}: {said}"
+    )
 
 
 def _tag(ax: Axes, spot: Spot, taken: list[tuple[float, float, float]]) -> None:
@@ -218,11 +240,18 @@ def _tag(ax: Axes, spot: Spot, taken: list[tuple[float, float, float]]) -> None:
     x, y = ax.transData.transform((spot.x, spot.y)) * 72 / ax.figure.dpi
     wide, high = 5.2 * len(spot.label), 11.0
     places = [(8.0, 5.0 + step * high) for step in (0, -1, 1, -2, 2, -3, 3, -4, 4)]
-    places = [p for p in places if y + p[1] > 0]
+    places = [p for p in places if y + p[1] > FOOT]
     dx, dy = next((p for p in places if not any(abs(y + p[1] - b) < high and x < a + w and a < x + wide + 8
                                                 for a, b, w in taken)), places[0])  # fmt: skip
     taken.append((x + dx, y + dy, wide))
-    ax.annotate(spot.label, (spot.x, spot.y), xytext=(dx, dy), textcoords="offset points", color=INKS["ink"], fontsize=9)
+    ax.annotate(
+        spot.label,
+        (spot.x, spot.y),
+        xytext=(dx, dy),
+        textcoords="offset points",
+        color=INKS["ink"],
+        fontsize=9,
+    )
 
 
 def _centres(points: Sequence[Any], y: Sequence[int], names: Sequence[str]) -> list[tuple[float, float, str]]:
@@ -285,12 +314,19 @@ def _style() -> dict[str, Any]:
 
 def _clean(markup: str, key: str) -> str:
     markup = markup[markup.index("<svg") :]
-    markup = re.sub(r"<(metadata|style).*?</\1>", "", markup, flags=re.S)  # a style would reach the whole page
+    markup = re.sub(
+        r"<(metadata|style).*?</\1>", "", markup, flags=re.S
+    )  # a style would reach the whole page
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", markup))
     markup = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", markup)
     markup = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", markup)
     for name, color in INKS.items():
         markup = markup.replace(color, f"var(--{name})")
-    markup = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-hidden="true">', markup, count=1)
+    markup = re.sub(
+        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
+        r'<svg viewBox="\1" role="img" aria-hidden="true">',
+        markup,
+        count=1,
+    )
     markup = re.sub(r"font-family: [^;\"]+", "font-family: inherit", markup)
     return re.sub(r"\s*\n\s*", " ", markup.replace("xlink:href", "href"))

@@ -9,18 +9,8 @@ from typing import Any
 from unlearn.report import Report, draw
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
-from unlearn.report.summary import (
-    CRITERIA,
-    LIMITS,
-    Cell,
-    Group,
-    groups,
-    judge,
-    number,
-    seeds_text,
-    spread,
-    verdict,
-)
+from unlearn.report.summary import Cell, Group, groups, number, seeds_text, spread
+from unlearn.report.verdict import CRITERIA, LIMITS, judge, overall
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 Data = dict[str, Any]
@@ -35,16 +25,21 @@ def render(reports: Sequence[Report]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(number=number, spread=spread)
+    env.filters.update(number=number, spread=spread, tied=tied)
     found = groups(reports)
     return env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title(found),
-        said=_verdict(found, reports),
+        said=overall(found),
         criteria=CRITERIA,
         limits=LIMITS,
         comparison=comparison(found) if len(found) > 1 else None,
         sections=[section(g, f"s{k}") for k, g in enumerate(found)],
     )
+
+
+def tied(text: str) -> str:
+    """Text in which a per cent sign and a ± stay with their numbers at the end of a line."""
+    return text.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
 
 
 def title(found: Sequence[Group]) -> str:
@@ -63,10 +58,12 @@ def comparison(found: Sequence[Group]) -> Data:
               for k in range(len(names))]  # fmt: skip
     same = len({(g.first.scenario, g.first.recipe.get("step", 0)) for g in found}) == 1
     return {
-        "names": [(n, next(c.score.aim.sign for _, row in cells for c in row if c and c.name == n)) for n in names],
+        "names": [
+            (n, next(c.score.aim.sign for _, row in cells for c in row if c and c.name == n)) for n in names
+        ],
         "rows": [{"group": g, "judged": judge(g), "cells": row, "seconds": _seconds(g)} for g, row in cells],
         "oracle": oracle if same and any(v is not None for v in oracle) else None,
-        "picture": _tradeoff(found) if same else None,
+        "pictures": _tradeoffs(found) if same else [],
     }
 
 
@@ -79,7 +76,6 @@ def section(group: Group, key: str) -> Data:
         "judged": judge(group),
         "lead": _lead(group),
         "tiles": _tiles(group),
-        "tables": [t for t in (("Scores", group.headline), ("More scores", group.rest)) if t[1]],
         "strip": strip,
         "pictures": pictures(group, key),
         "thumbs": first.figures.get("forgotten", []),
@@ -97,7 +93,7 @@ def pictures(group: Group, key: str) -> list[tuple[str, str, list[draw.Picture]]
     rows: list[tuple[str, str, list[draw.Picture]]] = []
     if data := figures.get("loss"):
         rows.append(("Loss on what was forgotten", "Filled: the forgotten examples. Outline: held-out examples like them, "
-                     "which no model was trained on. Unlearning works where the two coincide as they do for the oracle.",
+                     "which no model was trained on. Dotted: all test data, where that differs. Unlearning works where the two coincide as they do for the oracle.",
                      draw.losses(data, "loss", key)))  # fmt: skip
     if data := figures.get("features"):
         share = " and ".join(f"{100 * v:.0f} %" for v in data["explained"])
@@ -132,20 +128,11 @@ def strip(cell: Cell) -> Data | None:
     known = {who: round(100 * v, 2) for who, v in marks.items() if v is not None}
     if "unlearned" not in known or any(not 0 <= v <= 100 for v in known.values()):
         return None
-    low, high = (None, None) if cell.low is None or cell.high is None else (max(0.0, cell.low), min(1.0, cell.high))
+    low, high = (
+        (None, None) if cell.low is None or cell.high is None else (max(0.0, cell.low), min(1.0, cell.high))
+    )
     band = None if low is None or high is None else (round(100 * low, 2), round(100 * (high - low), 2))
     return {"marks": known, "band": band}
-
-
-def _verdict(found: Sequence[Group], reports: Sequence[Report]) -> Data:
-    if len(found) == 1:
-        said = judge(found[0])
-        return {"kind": said.kind, "words": said.words, "text": said.text}
-    judged = [judge(g) for g in found]
-    good = sum(j.kind == "forgotten" for j in judged)
-    kind = "forgotten" if good else "unknown" if all(j.kind == "unknown" for j in judged) else "not"
-    words = f"{good} of {len(found)} forgot as the oracle and kept the rest"
-    return {"kind": kind, "words": words, "text": verdict(reports).replace(LIMITS, "").strip()}
 
 
 def _lead(group: Group) -> str:
@@ -168,7 +155,14 @@ def _tiles(group: Group) -> list[Data]:
         if c is not None and c.value is not None
     ]  # fmt: skip
     if (ratio := _speedup(group)) is not None:
-        tiles.append({"name": "Time, as a share of retraining", "value": f"{100 / ratio:.3g} %", "oracle": "100 %", "original": ""})
+        tiles.append(
+            {
+                "name": "Time, as a share of retraining",
+                "value": f"{100 / ratio:.3g} %",
+                "oracle": "100 %",
+                "original": "",
+            }
+        )
     return tiles
 
 
@@ -186,19 +180,20 @@ def _speedup(group: Group) -> float | None:
     return sum(oracle) / len(oracle) / seconds if oracle and seconds > 0 and not group.idle else None
 
 
-def _tradeoff(found: Sequence[Group]) -> draw.Picture | None:
-    """Held-out accuracy and distance from the oracle, where both are known of two groups or more."""
-    by_attack = all(g.attack is not None and g.attack.gap is not None for g in found)
-    what = "distance of the attack's AUC from the oracle's" if by_attack else "distance of forget accuracy from the oracle's"
-    chosen = [(g, g.held_out, g.attack if by_attack else g.forget) for g in found]
-    spots = [draw.Spot(g.label, u.value, p.gap, "original" if g.idle else "unlearned") for g, u, p in chosen
-             if u and p and u.value is not None and p.gap is not None]  # fmt: skip
-    if len(spots) < 2:
-        return None
-    oracle = next((u.reference for _, u, _ in chosen if u and u.reference is not None), None)
-    if oracle is not None:
-        spots.insert(0, draw.Spot("oracle", oracle, 0.0, "oracle"))
-    return draw.tradeoff(spots, what[0].upper() + what[1:], "all")
+def _tradeoffs(found: Sequence[Group]) -> list[draw.Picture]:
+    """Held-out accuracy against distances from the oracle, where both are known of two groups or more."""
+    oracle = next((u.reference for g in found if (u := g.held_out) and u.reference is not None), None)
+    drawn: list[draw.Picture] = []
+    sides = {"forget accuracy": [g.forget for g in found], "the loss attack's AUC": [g.attack for g in found]}
+    for what, cells in sides.items():
+        pairs = [(g, g.held_out, p) for g, p in zip(found, cells, strict=True)]
+        spots = [draw.Spot(g.label, u.value, p.gap, "original" if g.idle else "unlearned") for g, u, p in pairs
+                 if u and p and u.value is not None and p.gap is not None]  # fmt: skip
+        if len(spots) > 1 and oracle is not None:
+            spots.insert(0, draw.Spot("oracle", oracle, 0.0, "oracle"))
+            key = f"all-{len(drawn)}"
+            drawn.append(draw.tradeoff(spots, f"Distance of {what} from the oracle's", key))
+    return drawn
 
 
 def _published(group: Group) -> Data | None:
@@ -216,7 +211,10 @@ def _costs(group: Group) -> list[tuple[str, str]]:
     costs = [r.costs for r in group.reports]
     mean = {k: sum(getattr(c, k) for c in costs) / len(costs) for k in ("seconds", "peak_bytes", "changed")}
     rows = [("Unlearning call", duration(mean["seconds"]))]
-    for word, key in (("Training the original", "original_seconds"), ("Retraining, the oracle", "oracle_seconds")):
+    for word, key in (
+        ("Training the original", "original_seconds"),
+        ("Retraining, the oracle", "oracle_seconds"),
+    ):
         known = [v for c in costs if (v := getattr(c, key)) is not None]
         rows += [(word, duration(sum(known) / len(known)))] if known else []
     if (ratio := _speedup(group)) is not None:
@@ -230,7 +228,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     Example:
-        >>> duration(0.31), duration(75.0), duration(7300.0)
+        >>> duration(0.31), duration(75.0), duration(7320.0)
         ('0.31 s', '1 min 15 s', '2 h 2 min')
     """
     if seconds < 60:
@@ -247,7 +245,11 @@ def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     packages = report.environment.get("packages", {})
     tables = {
         "Hyper-parameters": values,
-        "Scenario": {"name": scenario["name"], **scenario["options"], "request": report.request.get("text", "")},
+        "Scenario": {
+            "name": scenario["name"],
+            **scenario["options"],
+            "request": report.request.get("text", ""),
+        },
         "Environment": {**environment, **packages},
         "Weights, SHA-256": {who: mark[:16] for who, mark in report.weights.items()},
     }

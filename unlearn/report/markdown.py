@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from unlearn.report import Report
 from unlearn.report.reproduce import command
-from unlearn.report.summary import CRITERIA, Group, bounds, groups, judge, number, seeds_text, spread, verdict
+from unlearn.report.summary import Group, bounds, groups, number, seeds_text, spread
+from unlearn.report.verdict import CRITERIA, judge, verdict
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -16,12 +18,14 @@ def render(reports: Sequence[Report]) -> str:
         reports: At least one.
     """
     found = groups(reports)
-    lines = [f"# {escape(', '.join(dict.fromkeys(g.first.method for g in found)))} on {escape(found[0].first.scenario)}"]
+    lines = [
+        f"# {escape(', '.join(dict.fromkeys(g.first.method for g in found)))} on {escape(found[0].first.scenario)}"
+    ]
     lines += ["", escape(verdict(reports)), "", f"<sub>{escape(CRITERIA)}</sub>"]
     if len(found) > 1:
         lines += ["", "## Methods side by side", "", *_comparison(found)]
     for group in found:
-        lines += ["", *_section(group)]
+        lines += ["", *_section(group, len(found) == 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -41,7 +45,10 @@ def escape(text: str) -> str:
 def _comparison(found: Sequence[Group]) -> list[str]:
     names = list(dict.fromkeys(c.name for g in found for c in g.headline))
     signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
-    references = {n: next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None) for n in names}
+    references = {
+        n: next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None)
+        for n in names
+    }
     rows = [["oracle", "", *(number(references[n]) for n in names)]]
     for g in found:
         cells = [spread(c) if (c := g.cell(n)) else "–" for n in names]
@@ -49,7 +56,7 @@ def _comparison(found: Sequence[Group]) -> list[str]:
     return _table(["method", "verdict", *(f"{escape(n)} {signs[n]}" for n in names)], rows)
 
 
-def _section(group: Group) -> list[str]:
+def _section(group: Group, alone: bool) -> list[str]:
     columns = ["score", "original", "unlearned", "oracle", "gap", "floor", "interval", "aim"]
     rows = [
         [escape(c.name), number(c.original), f"**{spread(c)}**", number(c.reference), number(c.gap), number(c.floor),
@@ -60,11 +67,18 @@ def _section(group: Group) -> list[str]:
     oracle = f", retraining {costs.oracle_seconds:.2f} s" if costs.oracle_seconds is not None else ""
     notes = [f"- {escape(n)}" for n in dict.fromkeys(n for r in group.reports for n in r.notes)]
     return [
-        f"## {escape(group.label)}", "", f"{judge(group).words}. {escape(judge(group).text)}", "",
+        f"## {escape(group.label)}", "", *([] if alone else [f"{judge(group).words}. {escape(judge(group).text)}", ""]),
         *_table(columns, rows), "",
         f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.",
-        "", "```sh", *(command(r) for r in group.reports), "```", *(["", *notes] if notes else []),
+        "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
     ]  # fmt: skip
+
+
+def _code(lines: Sequence[str]) -> list[str]:
+    """A code block that no run of backticks in it can end."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sh", *lines, fence]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

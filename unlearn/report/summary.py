@@ -1,45 +1,17 @@
-"""What several reports say together: mean and interval of each score, and a verdict in plain words."""
+"""What several reports say together: mean and interval of each score, and how they are written."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from unlearn.report import Report
 from unlearn.report.interval import t_interval
-from unlearn.score import Aim, Score
-
-FORGET_WITHIN = 0.05
-"""Forget accuracy counts as the oracle's within this distance."""
-ATTACK_WITHIN = 0.05
-"""The attack's AUC counts as the oracle's within this distance."""
-KEPT_WITHIN = 0.02
-"""Held-out accuracy counts as kept when it is at most this much below the oracle's."""
-COLLAPSE = 0.9
-"""A model is destroyed when its held-out accuracy is below this share of the reference's."""
-
-CRITERIA = (
-    f"Forgotten: accuracy on the forget set within {100 * FORGET_WITHIN:g} points of the oracle's, and the AUC of the "
-    f"membership attack within {ATTACK_WITHIN:g} of the oracle's, on either side: a model that answers forgotten "
-    f"examples worse than one that never saw them gives them away as well. Kept: held-out accuracy at most "
-    f"{100 * KEPT_WITHIN:g} points below the oracle's. Destroyed: in any seed below {100 * COLLAPSE:g} % of the "
-    f"reference's. The oracle is the model retrained without the forget set; without it nobody can tell."
-)
-LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
-
-Kind = Literal["forgotten", "partly", "over", "not", "nothing", "destroyed", "unknown"]
-WORDS: dict[Kind, str] = {
-    "forgotten": "Forgotten and kept",
-    "partly": "Forgotten, but at a price",
-    "over": "Over-forgotten",
-    "not": "Not forgotten",
-    "nothing": "Nothing happened",
-    "destroyed": "Destroyed",
-    "unknown": "Cannot tell",
-}
+from unlearn.score import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +26,8 @@ class Cell:
         original: Mean before unlearning, or None.
         reference: Mean of the oracle, or None.
         gap: Mean distance from the oracle, seed by seed, or None.
+        excess: Mean of value minus oracle's value, seed by seed, or None.
+        doubt: Half-width of the 95 % interval of `excess`, or None where nothing is known of it.
         floor: Mean distance between two oracles, or None.
         low: Lower end of the interval: over seeds, or of the only seed's score.
         high: Upper end.
@@ -67,6 +41,8 @@ class Cell:
     original: float | None
     reference: float | None
     gap: float | None
+    excess: float | None
+    doubt: float | None
     floor: float | None
     low: float | None
     high: float | None
@@ -131,26 +107,12 @@ class Group:
     @property
     def attack(self) -> Cell | None:
         """AUC of the membership attack: of the headline, else any."""
-        found = [c for c in self.cells if c.score.metric == "mia" and c.name.endswith("/auc") and c.value is not None]
+        found = [
+            c
+            for c in self.cells
+            if c.score.metric == "mia" and c.name.endswith("/auc") and c.value is not None
+        ]
         return next((c for c in found if c.score.headline), found[0] if found else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the scores of one group mean.
-
-    Attributes:
-        kind: One of the keys of `WORDS`.
-        text: The reasons, in sentences.
-    """
-
-    kind: Kind
-    text: str
-
-    @property
-    def words(self) -> str:
-        """The verdict in a few words."""
-        return WORDS[self.kind]
 
 
 def groups(reports: Sequence[Report]) -> list[Group]:
@@ -161,55 +123,6 @@ def groups(reports: Sequence[Report]) -> list[Group]:
         found.setdefault(json.dumps(key, sort_keys=True), []).append(r)
     firsts = [rs[0] for rs in found.values()]
     return [Group(_label(rs[0], firsts), tuple(rs), _cells(rs)) for rs in found.values()]
-
-
-def judge(group: Group) -> Judgement:
-    """The verdict on one group; the thresholds are the constants of this module."""
-    forget, held, attack = group.forget, group.held_out, group.attack
-    if group.idle:
-        return Judgement("nothing", f"Not one weight changed.{_told(forget, 'answers', 'of the forgotten examples correctly')}")
-    if forget is None or held is None or forget.value is None or held.value is None:
-        return Judgement("unknown", f"This subject is not measured by accuracy, so no threshold applies.{_gaps(group)}")
-    kept = f"{percent(held.value)} of held-out examples are answered correctly"
-    if (broken := collapsed(group)) > 0:
-        where = "" if len(group.reports) == 1 else f" in {broken} of {len(group.reports)} seeds"
-        against = held.reference if held.reference is not None else held.original
-        return Judgement("destroyed", f"The model is broken{where}: {kept}, against {percent(against)} before or retrained. "
-                         "What such a model no longer knows says nothing about forgetting.")  # fmt: skip
-    if forget.reference is None or held.reference is None:
-        return Judgement("unknown", f"There is no retrained model to compare with. Accuracy on the forget set went from "
-                         f"{percent(forget.original)} to {percent(forget.value)}, held-out accuracy from "
-                         f"{percent(held.original)} to {percent(held.value)}.")  # fmt: skip
-    kind, why = _forgetting(group, forget, attack)
-    loss = held.reference - held.value
-    utility = f"{kept}, by the oracle {percent(held.reference)}"
-    if kind == "forgotten" and loss > KEPT_WITHIN:
-        kind, utility = "partly", f"But the rest suffered: {utility}"
-    elif loss > KEPT_WITHIN:
-        utility = f"The rest suffered as well: {utility}"
-    return Judgement(kind, f"{why} {utility}.{_doubt(group)}")
-
-
-def verdict(reports: Sequence[Report]) -> str:
-    """The verdict in plain words: of one method its reasons, of several who did what."""
-    found = groups(reports)
-    if len(found) == 1:
-        said = judge(found[0])
-        return f"{said.words}. {said.text} {LIMITS}"
-    by_kind: dict[str, list[str]] = {}
-    for group in found:
-        by_kind.setdefault(judge(group).words, []).append(group.label)
-    order = [w for w in WORDS.values() if w in by_kind]
-    parts = [f"{words}: {', '.join(by_kind[words])}." for words in order]
-    none = "" if WORDS["forgotten"] in by_kind else f"None of the {len(found)} forgot as the oracle and kept the rest. "
-    return f"{none}{' '.join(parts)} {LIMITS}"
-
-
-def collapsed(group: Group) -> int:
-    """In how many seeds held-out accuracy is below `COLLAPSE` times the oracle's, or the original's without one."""
-    held = group.held_out
-    scores = [r.score(held.name) for r in group.reports] if held else []
-    return sum(_below(s) for s in scores if s is not None)
 
 
 def percent(value: float | None) -> str:
@@ -233,8 +146,10 @@ def number(value: float | None) -> str:
 
 
 def spread(cell: Cell) -> str:
-    """A mean with its interval over seeds, as in 0.913 ± 0.008, or the value alone."""
-    return number(cell.value) + (f" ± {number(cell.half)}" if cell.half is not None else "")
+    """A mean with its interval over seeds and its unit, as in 0.913 ± 0.008, or the value alone."""
+    half = f" ± {number(cell.half)}" if cell.half is not None else ""
+    unit = f" {cell.score.unit}" if cell.score.unit and cell.value is not None else ""
+    return f"{number(cell.value)}{half}{unit}"
 
 
 def bounds(cell: Cell) -> str:
@@ -266,8 +181,25 @@ def _cell(scores: Sequence[Score]) -> Cell:
         low, high, made = None, None, ""
         if value is not None and half is not None:
             low, high, made = value - half, value + half, f"t 95 % over {len(values)} seeds"
+    excess, doubt = _excess(scores)
     return Cell(first, values, value, half, _mean(scores, lambda s: s.original), _mean(scores, lambda s: s.reference),
-                _mean(scores, lambda s: s.gap), _mean(scores, lambda s: s.floor), low, high, made)  # fmt: skip
+                _mean(scores, lambda s: s.gap), excess, doubt, _mean(scores, lambda s: s.floor), low, high, made)  # fmt: skip
+
+
+def _excess(scores: Sequence[Score]) -> tuple[float | None, float | None]:
+    """Value minus the oracle's, and how uncertain that is.
+
+    Over seeds, the t-interval of the differences; of one seed, its score's half-width times √2, because the
+    oracle's value is as uncertain.
+    """
+    known = [s for s in scores if s.value is not None and s.reference is not None]
+    if not known:
+        return None, None
+    mean, half = t_interval([s.value - s.reference for s in known])  # type: ignore[operator]
+    if len(known) > 1:
+        return mean, half
+    low, high = known[0].low, known[0].high
+    return mean, None if low is None or high is None else math.sqrt(2) * (high - low) / 2
 
 
 def _mean(scores: Sequence[Score], of: Callable[[Score], float | None]) -> float | None:
@@ -286,58 +218,3 @@ def _label(report: Report, all_: Sequence[Report]) -> str:
     if len({r.recipe.get("step", 0) for r in all_}) > 1:
         extra.append(f"step {report.recipe.get('step', 0) + 1}")
     return report.method + (f" ({', '.join(extra)})" if extra else "")
-
-
-def _forgetting(group: Group, forget: Cell, attack: Cell | None) -> tuple[Kind, str]:
-    """Whether the forget set is treated as by the oracle, and why."""
-    assert forget.value is not None and forget.reference is not None
-    why = [f"{percent(forget.value)} of the forgotten examples are answered correctly, by a model retrained without them "
-           f"(the oracle) {percent(forget.reference)}"]  # fmt: skip
-    distances = [(forget.value - forget.reference) / FORGET_WITHIN]
-    if attack is not None and attack.value is not None and attack.reference is not None:
-        why.append(f"the membership attack reaches an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}")
-        distances.append((attack.value - attack.reference) / ATTACK_WITHIN)
-    else:
-        why.append("no membership attack was compared with the oracle, so privacy is not judged")
-    text = f"{'; '.join(why)}."
-    if max(distances) > 1:
-        return "not", text
-    if min(distances) < -1:
-        return "over", f"{text} Doing worse on them than a model that never saw them gives them away."
-    return "forgotten", text
-
-
-def _doubt(group: Group) -> str:
-    """A sentence where an interval reaches across a threshold."""
-    checks = ((group.forget, FORGET_WITHIN, FORGET_WITHIN), (group.attack, ATTACK_WITHIN, ATTACK_WITHIN),
-              (group.held_out, KEPT_WITHIN, float("inf")))  # fmt: skip
-    torn = [c.name for c, down, up in checks if c is not None and _torn(c, down, up)]
-    if not torn:
-        return ""
-    return f" The interval of {' and '.join(torn)} reaches across a threshold: more seeds or more data may change this verdict."
-
-
-def _torn(cell: Cell, down: float, up: float) -> bool:
-    if cell.low is None or cell.high is None or cell.reference is None:
-        return False
-    return any(cell.low < cell.reference + edge < cell.high for edge in (-down, up))
-
-
-def _below(score: Score) -> bool:
-    against = score.reference if score.reference is not None else score.original
-    return score.value is not None and against is not None and score.value < COLLAPSE * against
-
-
-def _told(cell: Cell | None, verb: str, what: str) -> str:
-    if cell is None or cell.value is None:
-        return ""
-    oracle = "" if cell.reference is None else f"; the oracle {percent(cell.reference)}"
-    return f" The model still {verb} {percent(cell.value)} {what}{oracle}."
-
-
-def _gaps(group: Group) -> str:
-    known = [c for c in group.headline if c.score.aim is Aim.MATCH and c.gap is not None]
-    if not known:
-        return " There is no oracle to compare with." if all(c.reference is None for c in group.cells) else ""
-    said = ", ".join(f"{c.name} {number(c.gap)}" for c in known)
-    return f" Distances from the oracle: {said}."

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unlearn.report import Report
-from unlearn.report.summary import Cell, Group, bounds, groups, judge, number, seeds_text, spread, verdict
+from unlearn.report.summary import Cell, Group, bounds, groups, number, seeds_text, spread
+from unlearn.report.verdict import LIMITS, judge, overall
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-STYLES = {"forgotten": "green", "partly": "yellow", "over": "yellow", "unknown": "yellow"}
+STYLES = {"forgotten": "green", "not": "red", "visible": "red", "nothing": "red", "destroyed": "red"}
 
 
 def show(console: Console, reports: Sequence[Report], every: bool = False) -> None:
@@ -30,8 +31,11 @@ def show(console: Console, reports: Sequence[Report], every: bool = False) -> No
         one(console, found[0], every)
     else:
         compare(console, found)
-    kind = judge(found[0]).kind if len(found) == 1 else "unknown"
-    console.print(Text(verdict(reports), style=STYLES.get(kind, "red") if len(found) == 1 else ""))
+    said = overall(found)
+    console.print(
+        Text(f"{said.words}. ", style=f"bold {STYLES.get(said.kind, 'yellow')}")
+        + Text(f"{said.text} {LIMITS}")
+    )
 
 
 def one(console: Console, group: Group, every: bool = False) -> None:
@@ -47,14 +51,17 @@ def compare(console: Console, found: Sequence[Group]) -> None:
     """Rows are methods, columns the headline scores as mean ± half-width over seeds; the oracle comes first."""
     names = list(dict.fromkeys(c.name for g in found for c in g.headline))
     signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
-    table = _table("", ["method", *(f"{n}\n{signs[n]}" for n in names), "seconds", "verdict"])
-    references = [next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None) for n in names]
+    table = _table("", ["method", "verdict", *(_stacked(n, signs[n]) for n in names), "seconds"])
+    references = [
+        next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None)
+        for n in names
+    ]
     if any(r is not None for r in references):
-        _row(table, ["oracle", *map(number, references), "", ""], "yellow")
+        _row(table, ["oracle", "", *map(number, references), ""], "yellow")
     for g in found:
         seconds = sum(r.costs.seconds for r in g.reports) / len(g.reports)
-        cells = [spread(c) if (c := g.cell(n)) else "–" for n in names]
-        _row(table, [g.label, *cells, number(seconds), judge(g).words])
+        cells = [_tall(g.cell(n)) for n in names]
+        _row(table, [g.label, judge(g).words, *cells, number(seconds)])
     console.print(table)
 
 
@@ -79,14 +86,28 @@ def costs(group: Group) -> Table:
     return table
 
 
+def _tall(cell: Cell | None) -> str:
+    """A mean with its interval below it."""
+    if cell is None:
+        return "–"
+    return number(cell.value) + (f"\n± {number(cell.half)}" if cell.half is not None else "")
+
+
+def _stacked(name: str, sign: str) -> str:
+    """A score's name over several lines, so that many fit beside each other."""
+    return name.replace("/", "/\n").replace("_", "_\n") + f"\n{sign}"
+
+
 def _table(title: str, columns: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for k, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if k == 0 else "right")
+        table.add_column(Text(name), justify="left" if k == 0 else "right", overflow="fold")
     return table
 
 

@@ -1,0 +1,461 @@
+"""Summaries, verdicts and the page: numbers worked by hand, hostile names, several seeds, a real browser."""
+
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from unlearn.errors import BadData
+from unlearn.methods.salun import SalUn
+from unlearn.report import Costs, Report, html, markdown, published, reproduce, schema, table
+from unlearn.report.summary import groups, number
+from unlearn.report.verdict import CRITERIA, LIMITS, judge, overall, verdict
+from unlearn.score import Aim, Score
+
+SALUN = SalUn().to_dict()
+
+
+def score(name, value, reference, original=1.0, half=0.01, **rest):
+    ends = (
+        {}
+        if value is None or half is None
+        else {"low": value - half, "high": value + half, "interval": "wilson 95 %"}
+    )
+    metric = name.partition("/")[0]
+    return Score(
+        name=name,
+        metric=metric,
+        value=value,
+        reference=reference,
+        original=original,
+        aim=Aim.MATCH,
+        headline=True,
+        **ends,
+        **rest,
+    )
+
+
+def report(method="salun", seed=0, forget=0.04, test=0.95, auc=0.51, oracle=True, values=None, **changes):
+    forget_ref, test_ref, auc_ref = (0.03, 0.955, 0.5) if oracle else (None, None, None)
+    scores = [
+        score("accuracy/forget", forget, forget_ref, 0.99),
+        score("accuracy/test", test, test_ref, 0.96),
+    ]
+    if auc is not None:
+        scores.append(score("mia/loss/auc", auc, auc_ref, 0.7))
+    scores.append(
+        Score(name="weight-distance/original", metric="weight-distance", value=1.2345, aim=Aim.DOWN)
+    )
+    fields = {
+        "id": f"{method}{seed}",
+        "recipe": {
+            "scenario": {
+                "name": "digits",
+                "request": {"kind": "class", "label": "3"},
+                "options": {"network": "resnet8"},
+                "text": "digits/class=3",
+            },
+            "step": 0,
+            "seeds": {"train": seed, "draw": seed, "method": seed},
+            "method": {"name": method, "values": values or {}},
+            "oracles": ["x"] if oracle else [],
+        },
+        "request": {"text": "class=3", "kind": "class", "sizes": {"forget": 90, "retain": 810}},
+        "scores": tuple(scores),
+        "costs": Costs(
+            seconds=0.5,
+            peak_bytes=2**20,
+            read={"forget": 90},
+            changed=0.5,
+            oracle_seconds=5.0 if oracle else None,
+        ),
+        "weights": {"original": "a" * 64, "unlearned": "b" * 64},
+        "figures": drawn(oracle),
+        "environment": {"python": "3.11", "packages": {"torch": "2.13"}},
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    return Report(**{**fields, **changes})
+
+
+def drawn(oracle=True):
+    who = ["original", "unlearned", "oracle"] if oracle else ["original", "unlearned"]
+    sets = {"forget": [0.5, 0.5], "audit": [0.2, 0.8]}
+    points = [[0.0, 0.0], [1.0, 1.0], [2.0, 0.5], [0.5, 2.0]]
+    return {
+        "loss": {"edges": [0.001, 0.1, 10.0], "log": True, "share": dict.fromkeys(who, sets), "not_finite": dict.fromkeys(who, 0)},
+        "entropy": {"edges": [0.0, 1.0, 2.0], "log": False, "share": dict.fromkeys(who, sets), "not_finite": dict.fromkeys(who, 0)},
+        "roc": {"fpr": [0.1, 0.5, 1.0], "members": 9, "others": 10, "tpr": {w: [0.2, 0.6, 1.0] for w in who}, "auc": dict.fromkeys(who, 0.55)},
+        "classes": {"names": ["ant", "bee"], "removed": [1], "n": [5, 5], "accuracy": {w: [0.9, 0.8] for w in who}},
+        "features": {"forgotten": 2, "explained": [0.6, 0.3], "y": [1, 1, 0, 0], "names": ["ant", "bee"], "points": dict.fromkeys(who, points)},
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Ids, addresses and text of a page."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.ids, self.links, self.tags, self.text = [], [], [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.links += [
+            v for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+        ]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def said(self):
+        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
+
+
+# Summaries
+
+
+def test_seeds_of_one_method_are_averaged_with_the_t_interval_of_the_specification():
+    found = groups([report(seed=k, test=v) for k, v in enumerate((0.912, 0.905, 0.921, 0.917, 0.908))])
+    assert len(found) == 1
+    cell = found[0].cell("accuracy/test")
+    assert cell.value == pytest.approx(0.9126)
+    assert cell.half == pytest.approx(0.00808, abs=5e-6)
+    assert cell.gap == pytest.approx(0.955 - 0.9126)
+    assert (cell.low, cell.high) == pytest.approx((0.9126 - cell.half, 0.9126 + cell.half))
+
+
+def test_the_gap_is_the_mean_of_distances_not_the_distance_of_means():
+    cell = groups([report(seed=0, forget=0.01), report(seed=1, forget=0.05)])[0].forget
+    assert cell.gap == pytest.approx(0.02)
+    assert cell.excess == pytest.approx(0.0)
+    assert cell.doubt == pytest.approx(12.7062 * (0.04 / math.sqrt(2)) / math.sqrt(2), rel=1e-4)
+
+
+def test_one_seed_keeps_the_interval_of_its_score():
+    cell = groups([report()])[0].forget
+    assert cell.half is None
+    assert (cell.low, cell.high) == pytest.approx((0.03, 0.05))
+    assert cell.doubt == pytest.approx(math.sqrt(2) * 0.01)
+
+
+def test_hyper_parameters_tell_groups_apart_and_name_only_what_differs():
+    both = [report(values={**SALUN, "rho": r}) for r in (0.5, 0.9)]
+    assert [g.label for g in groups(both)] == ["salun (rho=0.5)", "salun (rho=0.9)"]
+    assert groups(both[:1])[0].label == "salun"
+
+
+def test_steps_and_scenarios_are_kept_apart():
+    later = report()
+    later.recipe["step"] = 1
+    assert [g.label for g in groups([report(), later])] == ["salun (step 1)", "salun (step 2)"]
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, "forgotten"),
+        ({"forget": 0.6}, "not"),
+        ({"auc": 0.6}, "visible"),
+        ({"auc": 0.3}, "over"),
+        ({"test": 0.9}, "partly"),
+        ({"test": 0.5, "forget": 0.0}, "destroyed"),
+        ({"oracle": False}, "unknown"),
+        ({"oracle": False, "test": 0.5}, "destroyed"),
+        ({"weights": {"original": "a", "unlearned": "a"}}, "nothing"),
+    ],
+)
+def test_verdict_of_one_run(given, kind):
+    assert judge(groups([report(**given)])[0]).kind == kind
+
+
+def test_an_over_forgotten_model_is_never_called_good():
+    worse = report(auc=0.35)
+    worse = worse.model_copy(update={"scores": (score("accuracy/forget", 0.3, 0.95), *worse.scores[1:])})
+    said = judge(groups([worse])[0])
+    assert said.kind == "over"
+    assert "gives them away" in said.text
+
+
+def test_a_distance_within_its_uncertainty_is_too_close_to_call():
+    scores = report().scores
+    vague = (*scores[:2], score("mia/loss/auc", 0.58, 0.5, half=0.1), *scores[3:])
+    said = judge(groups([report(scores=vague)])[0])
+    assert said.kind == "unclear"
+    assert "mia/loss/auc to ± 0.141" in said.text
+
+
+def test_collapse_in_one_seed_is_not_hidden_by_the_mean():
+    said = judge(groups([report(seed=k, test=t) for k, t in enumerate((0.97, 0.97, 0.7))])[0])
+    assert said.kind == "destroyed"
+    assert "1 of 3 seeds" in said.text
+
+
+def test_without_an_attack_the_verdict_says_that_privacy_is_not_judged():
+    assert "privacy is not judged" in verdict([report(auc=None)])
+
+
+def test_a_subject_without_accuracy_is_not_judged_by_thresholds():
+    said = judge(groups([report(scores=(score("psnr/forget", 12.0, 11.5),))])[0])
+    assert said.kind == "unknown"
+    assert "psnr/forget 0.500" in said.text
+
+
+def test_the_verdict_on_several_counts_and_names_them():
+    reports = [
+        report(),
+        report("ssd", forget=0.7),
+        report("none", weights={"original": "a", "unlearned": "a"}),
+    ]
+    said = overall(groups(reports))
+    assert said.words == "1 of 3 forgot as the oracle and kept the rest"
+    assert said.text == "Forgotten and kept: salun. Not forgotten: ssd. Nothing happened: none."
+    assert LIMITS in verdict(reports)
+
+
+# The command
+
+
+def test_the_command_names_only_what_differs_from_the_defaults():
+    values = {**SALUN, "rho": 0.9, "wrong_only": False, "batch_size": 32}
+    assert reproduce.command(report(values=values, seed=7)) == (
+        "unlearn run salun --scenario digits/class=3 --seed 7 --rho 0.9 --batch-size 32 --no-wrong-only"
+    )
+
+
+def test_seeds_that_differ_and_several_oracles_are_named():
+    one = report(values=SALUN)
+    one.recipe.update(seeds={"train": 1, "draw": 2, "method": 3}, oracles=["a", "b"])
+    assert reproduce.command(one).endswith("--train-seed 1 --draw-seed 2 --method-seed 3 --oracles 2")
+
+
+def test_a_method_that_is_not_here_gets_all_its_values_quoted():
+    assert reproduce.command(report("nowhere", values={"a b": "x; rm", "k": [1, 2], "none": None})).endswith(
+        "'--a b' 'x; rm' --k 1,2 --none none"
+    )
+
+
+# Published numbers
+
+
+def cifar(fraction=0.1, **options):
+    one = report()
+    one.recipe["scenario"] = {
+        "name": "cifar10",
+        "request": {"kind": "random", "fraction": fraction},
+        "options": {"network": "resnet18", "limit": 0, **options},
+        "text": f"cifar10/random={fraction}",
+    }
+    return one
+
+
+def test_published_numbers_appear_in_the_same_setting_only():
+    assert published.published(report()) == ()
+    assert published.published(cifar(network="resnet20")) == ()
+    assert published.published(cifar(limit=500)) == ()
+    assert published.published(cifar(0.3)) == ()
+    assert "Published numbers" in Page(html.render([cifar()])).said
+    assert "Published numbers" not in Page(html.render([report()])).said
+
+
+@pytest.mark.parametrize(("fraction", "printed"), [(0.1, 1.15), (0.5, 2.65)])
+def test_published_rows_reproduce_the_gap_that_the_paper_prints(fraction, printed):
+    rows = {r.method: r for r in published.published(cifar(fraction))}
+    ours, oracle = rows["SalUn"], rows["Retrain"]
+    gap = sum(abs(getattr(ours, k) - getattr(oracle, k)) for k in ("ua", "ra", "ta", "mia")) / 4
+    assert gap == pytest.approx(printed, abs=0.01)
+
+
+# The page
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_no_script():
+    source = html.render([report(), report("ssd")])
+    page = Page(source)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert not {"script", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"@import|url\((?!#)", source)
+    assert re.findall(r"https?://[^\"' )<]+", source) == []
+
+
+def test_the_page_holds_the_verdict_every_score_and_the_command():
+    one = report(values=SALUN)
+    page = Page(html.render([one]))
+    assert judge(groups([one])[0]).text in page.said
+    assert CRITERIA in page.said
+    assert LIMITS in page.said
+    for s in one.scores:
+        assert s.name in page.said
+        assert number(s.value) in page.said
+    assert reproduce.command(one) in page.said
+    assert page.tags.count("svg") == 3 + 3 + 3 + 3
+
+
+def test_ids_are_unique_and_every_reference_is_met():
+    page = Page(html.render([report(), report("ssd"), report("none")]))
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_every_clip_path_that_is_used_exists():
+    source = html.render([report()])
+    assert set(re.findall(r"url\(#([^)]+)\)", source)) <= set(Page(source).ids)
+
+
+def test_colours_of_pictures_are_variables_that_both_themes_set():
+    source = html.render([report()])
+    drawings = "".join(re.findall(r"<svg.*?</svg>", source, flags=re.S))
+    assert not re.search(r"#[0-9a-f]{6}\b", drawings)
+    used = set(re.findall(r"var\(--([a-z]+)\)", drawings))
+    light, dark = re.findall(r":root \{(.*?)\}", source, flags=re.S)
+    assert used <= set(re.findall(r"--([a-z]+):", light))
+    assert used <= set(re.findall(r"--([a-z]+):", dark))
+
+
+def test_the_page_is_the_same_every_time():
+    assert html.render([report()]) == html.render([report()])
+
+
+def test_hostile_names_are_text():
+    evil = "<script>alert(1)</script>"
+    one = report(evil, values={"x": evil}, notes=(evil,))
+    figure = drawn()
+    figure["classes"]["names"] = [evil, "&lt;"]
+    page = Page(html.render([one.model_copy(update={"figures": figure}), report('"><img src=x>')]))
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert evil in page.said
+    outside = re.sub(r"```+sh\n.*?\n```+\n", "", markdown.render([one]), flags=re.S)
+    assert "<script>" not in outside
+
+
+def test_backticks_do_not_end_the_code_block_of_markdown():
+    said = markdown.render([report("x```y")])
+    assert "\n````sh\n" in said
+    assert said.count("\n````\n") == 1
+
+
+def test_the_page_without_oracle_says_that_nobody_can_tell():
+    page = Page(html.render([report(oracle=False)]))
+    assert "Cannot tell" in page.said
+    assert "no retrained model" in page.said
+
+
+def test_without_data_of_pictures_the_page_shows_its_scores_and_draws_what_they_give():
+    page = Page(html.render([report(figures={})]))
+    assert "accuracy/forget" in page.said
+    assert page.tags.count("svg") == 1
+
+
+def test_forgotten_examples_appear_only_where_they_were_collected():
+    shown = {**drawn(), "forgotten": [{"png": "aGk=", "label": "3"}]}
+    assert "img" in Page(html.render([report(figures=shown)])).tags
+    assert "img" not in Page(html.render([report()])).tags
+
+
+def test_several_seeds_show_mean_and_interval_in_all_three_forms():
+    reports = [report(seed=k, test=v) for k, v in enumerate((0.912, 0.905, 0.921, 0.917, 0.908))]
+    reports += [report("ssd", seed=k) for k in range(2)]
+    assert "0.913 ± 0.008" in Page(html.render(reports)).said
+    assert "0.913 ± 0.008" in markdown.render(reports)
+    console = Console(width=200, record=True, file=io.StringIO())
+    table.show(console, reports)
+    said = console.export_text()
+    assert "0.913" in said
+    assert "± 0.008" in said
+    assert "oracle" in said
+
+
+def test_the_table_of_one_run_prints_to_its_console_alone(capsys):
+    held = io.StringIO()
+    table.show(Console(file=held, width=200), [report()], every=True)
+    said = held.getvalue()
+    for text in (
+        "accuracy/forget",
+        "0.040",
+        "0.030",
+        "weight-distance/original",
+        "1.234",
+        "Forgotten and kept",
+        "wilson 95 %",
+        "forget 90",
+    ):
+        assert text in said
+    assert capsys.readouterr().out == ""
+
+
+def test_markdown_has_a_well_formed_table():
+    rows = [line for line in markdown.render([report("a|b")]).splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert any("accuracy/forget" in row and "**0.040**" in row and "0.030" in row for row in rows)
+
+
+# JSON
+
+
+def test_a_saved_report_obeys_the_schema_and_loads_again(tmp_path):
+    path = tmp_path / "report.json"
+    one = report()
+    one.save(path)
+    jsonschema.validate(json.loads(path.read_text()), schema())
+    assert Report.load(path) == one
+
+
+def test_the_schema_refuses_what_is_no_report(tmp_path):
+    bad = {**report().model_dump(mode="json"), "scores": [{"name": "x"}]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(bad, schema())
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(bad))
+    with pytest.raises(BadData, match="scores"):
+        Report.load(path)
+
+
+# A browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0",
+]  # fmt: skip
+PROBE = """<script>
+addEventListener("load", () => {
+  const outside = performance.getEntriesByType("resource").map(e => e.name);
+  const found = {wide: document.documentElement.scrollWidth, resources: outside,
+    pictures: [...document.querySelectorAll("figure svg")].filter(s => s.getBoundingClientRect().height > 40).length};
+  document.title = JSON.stringify(found);
+});
+</script>"""
+FRAME = '<iframe style="width:390px;height:3000px;border:0" srcdoc="{}"></iframe>'
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
+    """Headless windows are never narrower than 500 pixels, so the phone is a frame of 390."""
+    source = html.render(
+        [report(seed=k) for k in range(2)] + [report("a-method-with-a-long-name", forget=0.7)]
+    )
+    inner = source.replace("</body>", PROBE.replace("document.title", "parent.document.title") + "</body>")
+    path = tmp_path / "page.html"
+    quoted = inner.replace("&", "&amp;").replace('"', "&quot;")
+    path.write_text(f"<!doctype html><title>none</title>{FRAME.format(quoted)}", encoding="utf-8")
+    done = subprocess.run(
+        [CHROMIUM, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
+    assert found["wide"] <= 390
+    assert found["resources"] == []
+    assert found["pictures"] == 2 * 12 + 2
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,182 @@
+"""The verdict in plain words, from thresholds that every report states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from unlearn.report import Report
+from unlearn.report.summary import Cell, Group, groups, number, percent
+from unlearn.score import Aim, Score
+
+FORGET_WITHIN = 0.05
+"""Forget accuracy counts as the oracle's within this distance."""
+ATTACK_WITHIN = 0.05
+"""The attack's AUC counts as the oracle's within this distance."""
+KEPT_WITHIN = 0.02
+"""Held-out accuracy counts as kept when it is at most this much below the oracle's."""
+COLLAPSE = 0.9
+"""A model is destroyed when its held-out accuracy is below this share of the reference's."""
+
+CRITERIA = (
+    f"Forgotten: accuracy on the forget set within {100 * FORGET_WITHIN:g} points of the oracle's, and the AUC of the "
+    f"loss attack within {ATTACK_WITHIN:g} of the oracle's, on either side: a model that answers forgotten examples "
+    f"worse than one that never saw them gives them away as well. Kept: held-out accuracy at most "
+    f"{100 * KEPT_WITHIN:g} points below the oracle's. A distance beyond these that is no larger than its own "
+    f"uncertainty is too close to call; the uncertainty is the 95 % interval of the difference over seeds, or √2 times "
+    f"that of the score for a single seed. Destroyed: held-out accuracy in any seed below {100 * COLLAPSE:g} % of the "
+    f"oracle's, or of the original's where there is no oracle. The oracle is the model retrained without the forget "
+    f"set; without it nobody can tell."
+)
+LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
+
+Kind = Literal["forgotten", "partly", "unclear", "over", "visible", "not", "nothing", "destroyed", "unknown"]
+WORDS: dict[Kind, str] = {
+    "forgotten": "Forgotten and kept",
+    "partly": "Forgotten, but at a price",
+    "unclear": "Too close to call",
+    "over": "Over-forgotten",
+    "visible": "Still visible to the attack",
+    "not": "Not forgotten",
+    "nothing": "Nothing happened",
+    "destroyed": "Destroyed",
+    "unknown": "Cannot tell",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the scores mean.
+
+    Attributes:
+        kind: One of the keys of `WORDS`.
+        words: The verdict in a few words.
+        text: The reasons, in sentences.
+    """
+
+    kind: Kind
+    words: str
+    text: str
+
+
+def verdict(reports: Sequence[Report]) -> str:
+    """The verdict in plain words: of one method its reasons, of several who did what."""
+    said = overall(groups(reports))
+    return f"{said.words}. {said.text} {LIMITS}"
+
+
+def overall(found: Sequence[Group]) -> Judgement:
+    """The verdict on one group, or how many of several forgot and kept the rest, and what the others did."""
+    if len(found) == 1:
+        return judge(found[0])
+    judged = [(g.label, judge(g)) for g in found]
+    by_kind = {k: [label for label, j in judged if j.kind == k] for k in WORDS}
+    text = " ".join(f"{WORDS[k]}: {', '.join(labels)}." for k, labels in by_kind.items() if labels)
+    good = len(by_kind["forgotten"])
+    kinds = {j.kind for _, j in judged}
+    kind: Kind = "forgotten" if good else "unclear" if kinds & {"unclear", "unknown", "partly"} else "not"
+    return Judgement(kind, f"{good} of {len(found)} forgot as the oracle and kept the rest", text)
+
+
+def judge(group: Group) -> Judgement:
+    """The verdict on one group; the thresholds are the constants of this module."""
+    forget, held = group.forget, group.held_out
+    if group.idle:
+        return _said("nothing", f"Not one weight changed.{_still(forget)}")
+    if forget is None or held is None or forget.value is None or held.value is None:
+        return _said(
+            "unknown", f"This subject is not measured by accuracy, so no threshold applies.{_gaps(group)}"
+        )
+    if (broken := collapsed(group)) > 0:
+        where = "" if len(group.reports) == 1 else f" in {broken} of {len(group.reports)} seeds"
+        whose = f"the original {percent(held.original)}" if held.reference is None else _oracle(held)
+        return _said("destroyed", f"The model is broken{where}: {percent(held.value)} of held-out examples are answered correctly, "
+                     f"by {whose}. What such a model no longer knows says nothing about forgetting.")  # fmt: skip
+    if forget.reference is None or held.reference is None:
+        return _said("unknown", f"There is no retrained model to compare with. Accuracy on the forget set went from "
+                     f"{percent(forget.original)} to {percent(forget.value)}, held-out accuracy from "
+                     f"{percent(held.original)} to {percent(held.value)}.")  # fmt: skip
+    return _compared(group, forget, held)
+
+
+def collapsed(group: Group) -> int:
+    """In how many seeds held-out accuracy is below `COLLAPSE` times the oracle's, or the original's without one."""
+    held = group.held_out
+    scores = [r.score(held.name) for r in group.reports] if held else []
+    return sum(_below(s) for s in scores if s is not None)
+
+
+def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
+    """The verdict where there is an oracle."""
+    attack = group.attack
+    sides = [_side(forget, FORGET_WITHIN)]
+    said = f"{percent(forget.value)} of the forgotten examples are answered correctly, by a model retrained without them (the oracle) {percent(forget.reference)}"
+    if attack is not None and attack.value is not None and attack.reference is not None:
+        sides.append(_side(attack, ATTACK_WITHIN))
+        said += (
+            f"; the loss attack reaches an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}."
+        )
+    else:
+        said += "; no membership attack was run, so privacy is not judged."
+    kept = _side(held, KEPT_WITHIN)
+    utility = f"{percent(held.value)} of held-out examples are answered correctly, by {_oracle(held)}."
+    if "above" in sides:
+        kind: Kind = "not" if sides[0] == "above" else "visible"
+    elif "below" in sides:
+        kind, said = "over", f"{said} Doing worse on them than a model that never saw them gives them away."
+    elif "unclear" in sides or kept == "unclear":
+        kind = "unclear"
+    else:
+        kind = "partly" if kept == "below" else "forgotten"
+    if kept == "below":
+        utility = f"The rest suffered: {utility}"
+    return _said(kind, f"{said} {utility}{_doubt(group)}")
+
+
+def _side(cell: Cell, within: float) -> Literal["inside", "above", "below", "unclear"]:
+    """On which side of the oracle's value a score lies, if it is not within a distance of it."""
+    if cell.excess is None or abs(cell.excess) <= within:
+        return "inside"
+    if abs(cell.excess) <= (cell.doubt or 0.0):
+        return "unclear"
+    return "above" if cell.excess > 0 else "below"
+
+
+def _doubt(group: Group) -> str:
+    """A sentence on scores whose distance from the oracle is not known well enough for the thresholds."""
+    checks = ((group.forget, FORGET_WITHIN), (group.attack, ATTACK_WITHIN), (group.held_out, KEPT_WITHIN))
+    vague = [f"{c.name} to ± {number(c.doubt)}" for c, within in checks if c and c.doubt and c.doubt > within]
+    if not vague:
+        return ""
+    return (
+        f" With so few data or seeds, the distance from the oracle is known only roughly: {', '.join(vague)}."
+    )
+
+
+def _said(kind: Kind, text: str) -> Judgement:
+    return Judgement(kind, WORDS[kind], text)
+
+
+def _oracle(cell: Cell) -> str:
+    return f"the oracle {percent(cell.reference)}"
+
+
+def _below(score: Score) -> bool:
+    against = score.reference if score.reference is not None else score.original
+    return score.value is not None and against is not None and score.value < COLLAPSE * against
+
+
+def _still(forget: Cell | None) -> str:
+    if forget is None or forget.value is None:
+        return ""
+    oracle = "" if forget.reference is None else f", by the oracle {percent(forget.reference)}"
+    return f" {percent(forget.value)} of the forgotten examples are still answered correctly{oracle}."
+
+
+def _gaps(group: Group) -> str:
+    known = [c for c in group.headline if c.score.aim is Aim.MATCH and c.gap is not None]
+    if not known:
+        return " There is no oracle to compare with." if all(c.reference is None for c in group.cells) else ""
+    said = ", ".join(f"{c.name} {number(c.gap)}" for c in known)
+    return f" Distances from the oracle: {said}."
