@@ -459,3 +459,11 @@ def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
     assert found["resources"] == []
     assert found["pictures"] == 2 * 12 + 2
     assert "CONSOLE" not in done.stderr
+
+
+def test_scores_that_doing_nothing_passes_tell_nothing():
+    r"""The original already looks like the oracle: no verdict of success may rest on that."""
+    report = made(forget=(0.99, 0.98, 0.98), attack=(0.51, 0.50, 0.50))
+    said = judge(groups([report])[0])
+    assert said.kind == "unknown"
+    assert "cannot show that anything was forgotten" in said.text

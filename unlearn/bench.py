@@ -103,6 +103,7 @@ class Bench:
             "code": code_version(
                 [*(type(m).__module__ for m in metrics), "unlearn.metric", "unlearn.figures"]
             ),
+            "training": trial.facts["training"],
             "schema": SCHEMA,
             "show_forgotten": self.show_forgotten,
         }

@@ -279,6 +279,8 @@ def main() -> None:
         code = 130
     if code == 130:
         console.complain("interrupted; what was finished is kept, run the same command again to go on")
+        sys.stdout.flush()
+        os._exit(130)  # Python may remember an interrupt inside exec() and end by the signal instead
     sys.exit(code if isinstance(code, int) else 0)
 
 

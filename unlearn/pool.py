@@ -160,7 +160,8 @@ class Pool:
         return Trial(
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
             audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
-            [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content}, notes,
+            [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
+             "training": self.template.recipe.describe() if self.can_train() else None}, notes,
         )  # fmt: skip
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:

@@ -50,10 +50,10 @@ class BadTeacher(Method[Distills]):
         )
     }  # fmt: skip
 
-    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
-    epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 10))
+    lr: float = knob(2.7e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
+    epochs: int = knob(8, "passes over the forget set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)
-    share: float = knob(0.3, "share of the retain set in an epoch", gt=0, le=1, search=(0.1, 1.0))
+    share: float = knob(0.2, "share of the retain set in an epoch", gt=0, le=1, search=(0.1, 1.0))
     temperature: float = knob(1.0, "T of teachers and student", gt=0)
     reduction: Literal["batchmean", "mean"] = knob(
         "batchmean", "sum over classes, or mean as the released code"

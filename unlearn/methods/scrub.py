@@ -62,12 +62,12 @@ class SCRUB(Method[Classifies]):
         ),
     }  # fmt: skip
 
-    lr: float = knob(2e-3, "step size", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(6, "epochs E, each a pass over the retain set", ge=1, search=(3, 12))
+    lr: float = knob(6.7e-3, "step size", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(11, "epochs E, each a pass over the retain set", ge=1, search=(3, 12))
     ascent_epochs: int = knob(
-        3, "the first M epochs begin with a pass over the forget set", ge=0, search=(1, 6)
+        2, "the first M epochs begin with a pass over the forget set", ge=0, search=(1, 6)
     )
-    alpha: float = knob(0.5, "weight α of staying with the teacher on retain", ge=0, search=(1e-3, 1.0))
+    alpha: float = knob(0.39, "weight α of staying with the teacher on retain", ge=0, search=(1e-3, 1.0))
     gamma: float = knob(1.0, "weight γ of the retain loss", ge=0)
     temperature: float = knob(4.0, "T", gt=0)
     batch_size: int = knob(64, "retain examples in a step", ge=1)

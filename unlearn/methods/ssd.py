@@ -55,7 +55,7 @@ class SSD(Method[HasLoss]):
     }
 
     alpha: float = knob(
-        5.0, "dampen weights this many times more important to forget", gt=0, search=(1.0, 100.0)
+        9.0, "dampen weights this many times more important to forget", gt=0, search=(1.0, 100.0)
     )
     lam: float = knob(1.0, "dampening constant λ", gt=0, search=(0.1, 5.0))
     importance: Literal["example", "batch"] = knob(

@@ -250,6 +250,7 @@ def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
             **scenario["options"],
             "request": report.request.get("text", ""),
         },
+        "Training of original and oracle": report.recipe.get("training") or {},
         "Environment": {**environment, **packages},
         "Weights, SHA-256": {who: mark[:16] for who, mark in report.weights.items()},
     }

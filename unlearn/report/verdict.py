@@ -26,7 +26,8 @@ CRITERIA = (
     f"{100 * KEPT_WITHIN:g} points below the oracle's. A distance beyond these that is no larger than its own "
     f"uncertainty is too close to call; the uncertainty is the 95 % interval of the difference over seeds, or √2 times "
     f"that of the score for a single seed. Destroyed: held-out accuracy in any seed below {100 * COLLAPSE:g} % of the "
-    f"oracle's, or of the original's where there is no oracle. The oracle is the model retrained without the forget "
+    f"oracle's, or of the original's where there is no oracle. Where the original itself counts as forgotten by these "
+    f"rules, nothing can be told. The oracle is the model retrained without the forget "
     f"set; without it nobody can tell."
 )
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
@@ -129,6 +130,15 @@ def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
         kind = "unclear"
     else:
         kind = "partly" if kept == "below" else "forgotten"
+    if (
+        kind == "forgotten"
+        and _alike_before(forget, FORGET_WITHIN)
+        and (attack is None or _alike_before(attack, ATTACK_WITHIN))
+    ):
+        kind, said = (
+            "unknown",
+            f"{said} Before unlearning the model was as close to the oracle, so these scores cannot show that anything was forgotten.",
+        )
     if kept == "below":
         utility = f"The rest suffered: {utility}"
     return _said(kind, f"{said} {utility}{_doubt(group)}")
@@ -141,6 +151,13 @@ def _side(cell: Cell, within: float) -> Literal["inside", "above", "below", "unc
     if abs(cell.excess) <= (cell.doubt or 0.0):
         return "unclear"
     return "above" if cell.excess > 0 else "below"
+
+
+def _alike_before(cell: Cell, within: float) -> bool:
+    """Whether the original lies within a distance of the oracle: a score that doing nothing passes has no power."""
+    if cell.original is None or cell.reference is None:
+        return True
+    return abs(cell.original - cell.reference) <= within
 
 
 def _doubt(group: Group) -> str:
