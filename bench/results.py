@@ -15,6 +15,7 @@ from unlearn.pool import Pool
 from unlearn.registry import methods
 from unlearn.report import Report, markdown
 from unlearn.report.reproduce import command
+from unlearn.report.summary import groups
 from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
 
@@ -49,7 +50,7 @@ def once(pool, bench, name, seed, folder, preset=""):
 
 def page(folder, title, reports, note):
     """One table over all methods, oracle and do-nothing row included, with the commands."""
-    lines = [f"# {title}", "", note, "", *markdown.comparison(reports), ""]
+    lines = [f"# {title}", "", note, "", *markdown.comparison(groups(reports)), ""]
     env = reports[0].environment
     lines += [f"Made at commit {env.get('commit', '?')[:10]} on {env['platform']}, {env['device']}, "
               f"torch {env['packages']['torch']}. Raw JSON: [{folder.name}/]({folder.name}/). Commands:", "", "```sh"]  # fmt: skip

@@ -16,6 +16,7 @@ from unlearn.subject import Denoises, HasLoss
 
 pytestmark = pytest.mark.xdist_group("flow")  # one store serves the file
 SHORT = "digits/class=3,epochs=3"
+SEEDS = Seeds()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def bench(tmp_path_factory):
     return api.bench(tmp_path_factory.mktemp("store"), "cpu")
 
 
-def go(bench, name, scenario=SHORT, seeds=Seeds(), chosen=("accuracy",), oracles=1, **values):
+def go(bench, name, scenario=SHORT, seeds=SEEDS, chosen=("accuracy",), oracles=1, **values):
     pool = Pool(parse(scenario), bench.store, bench.device)
     return bench.run(pool, methods.get(name)(**values), [metrics.get(m)() for m in chosen], seeds, oracles)
 

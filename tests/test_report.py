@@ -463,7 +463,11 @@ def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
 
 def test_scores_that_doing_nothing_passes_tell_nothing():
     r"""The original already looks like the oracle: no verdict of success may rest on that."""
-    report = made(forget=(0.99, 0.98, 0.98), attack=(0.51, 0.50, 0.50))
-    said = judge(groups([report])[0])
+    scores = [
+        score("accuracy/forget", 0.98, 0.98, 0.99),
+        score("accuracy/test", 0.95, 0.955, 0.96),
+        score("mia/loss/auc", 0.50, 0.50, 0.51),
+    ]
+    said = judge(groups([report(method="salun", scores=tuple(scores))])[0])
     assert said.kind == "unknown"
     assert "cannot show that anything was forgotten" in said.text

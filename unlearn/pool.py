@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
 from unlearn.errors import BadData, BadValue
+from unlearn.ops.recipe import Recipe
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.provenance import code_version
 from unlearn.request import Request
@@ -111,9 +112,14 @@ class Pool:
         seconds: float = json.loads((path / "info.json").read_text())["seconds"]
         return Model(subject, address(recipe), seconds)
 
+    def _training(self) -> dict[str, Any] | None:
+        """The recipe of original and oracle, for the report."""
+        recipe: Recipe | None = self.template.recipe if isinstance(self.template, Trains) else None
+        return recipe.describe() if recipe is not None else None
+
     def can_train(self) -> bool:
         """Whether there is a recipe, and with it an oracle."""
-        return isinstance(self.template, Trains) and self.template.recipe is not None
+        return self._training() is not None
 
     def trial(
         self,
@@ -161,7 +167,7 @@ class Pool:
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
             audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
-             "training": self.template.recipe.describe() if self.can_train() else None}, notes,
+             "training": self._training()}, notes,
         )  # fmt: skip
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:

@@ -23,7 +23,7 @@ def render(reports: Sequence[Report]) -> str:
     ]
     lines += ["", escape(verdict(reports)), "", f"<sub>{escape(CRITERIA)}</sub>"]
     if len(found) > 1:
-        lines += ["", "## Methods side by side", "", *_comparison(found)]
+        lines += ["", "## Methods side by side", "", *comparison(found)]
     for group in found:
         lines += ["", *_section(group, len(found) == 1)]
     return "\n".join(lines) + "\n"
@@ -42,7 +42,8 @@ def escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def _comparison(found: Sequence[Group]) -> list[str]:
+def comparison(found: Sequence[Group]) -> list[str]:
+    """Lines of a table with a row for the oracle and one for each group, headline scores as columns."""
     names = list(dict.fromkeys(c.name for g in found for c in g.headline))
     signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
     references = {
