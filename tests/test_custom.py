@@ -243,7 +243,7 @@ def test_a_users_transform_is_applied_to_batches(tmp_path):
         (MINE.replace("return net(), blobs(90, 0), blobs(60, 1)", "return net()"), BadValue, "no data"),
         (MINE.replace("return net(), blobs(90, 0), blobs(60, 1)", "return net(), blobs(90, 0)"), BadData, "no test data"),
         (MINE.replace("def build", "def make"), UnlearnError, "no function in mine.py called 'build'"),
-        (MINE + "raise RuntimeError('out of\\nluck')\n", BadValue, "cannot be imported: RuntimeError: out of"),
+        (MINE + "raise RuntimeError('out of\\nluck')\n", UnlearnError, "cannot be imported: RuntimeError: out of"),
         (MINE.replace("return net(), ", "return missing, "), BadValue, "build() raised NameError"),
         (MINE + "fit = 3\n", BadValue, "fit must be a function, it is int"),
         (MINE.replace("nn.Linear(8, 3)", "nn.Linear(8, 1)"), BadData, "must return logits of shape (B, C)"),

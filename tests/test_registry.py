@@ -68,7 +68,7 @@ def test_missing_and_broken_files_are_one_line(tmp_path):
     with pytest.raises(UnlearnError, match="no Python file at"):
         load_file(tmp_path / "absent.py")
     (tmp_path / "broken.py").write_text("1 / 0")
-    with pytest.raises(UnlearnError, match="cannot be imported: ZeroDivisionError"):
+    with pytest.raises(UnlearnError, match="cannot be imported: ZeroDivisionError: division by zero"):
         load_file(tmp_path / "broken.py")
 
 
@@ -109,3 +109,9 @@ def test_sections_of_a_docstring():
     doc = "Does it.\n\nReferences:\n    A, 2020.\n    B, 2021.\n\nMore words."
     assert registry.section(doc, "References") == "A, 2020. B, 2021."
     assert registry.section(doc, "Absent") == ""
+
+
+def test_a_file_finds_modules_beside_it(tmp_path):
+    (tmp_path / "beside_my_plugin.py").write_text("VALUE = 7")
+    (tmp_path / "uses_it.py").write_text("from beside_my_plugin import VALUE")
+    assert load_file(tmp_path / "uses_it.py").VALUE == 7

@@ -286,7 +286,7 @@ def _members(cls: ast.ClassDef) -> frozenset[str]:
 
 
 def load_file(path: Path) -> Any:
-    """Imports a plugin or model file by path, once for each content.
+    """Imports a plugin or model file by path, once for each content; it finds modules that lie beside it.
 
     Raises:
         UnlearnError: If there is no such file, or it raises while it is imported.
@@ -302,13 +302,16 @@ def load_file(path: Path) -> Any:
         raise UnlearnError(f"{path} is no Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that nothing is shadowed
     try:
         spec.loader.exec_module(module)
     except Exception as err:
         del sys.modules[name]
-        raise (
-            err if isinstance(err, UnlearnError) else UnlearnError(f"{path} cannot be imported: {err!r}")
-        ) from err
+        if isinstance(err, UnlearnError):
+            raise
+        said = " ".join(str(err).split())
+        raise UnlearnError(f"{path} cannot be imported: {type(err).__name__}: {said}") from err
     return module
 
 

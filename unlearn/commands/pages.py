@@ -19,7 +19,7 @@ from unlearn.store import Store
 def load(runs: Sequence[str], where: Path | None) -> list[Report]:
     """Reports by file, or by the beginning of their address in the store."""
     store = Store(where or default_root())
-    return [Report.load(Path(r)) if Path(r).is_file() else _stored(store, r) for r in runs]
+    return [x for r in runs for x in (Report.load_all(Path(r)) if Path(r).is_file() else [_stored(store, r)])]
 
 
 def report(
@@ -50,11 +50,11 @@ def report(
 
 def compare(runs: Sequence[str], html: Path | None, where: Path | None, json: bool) -> None:
     """Puts several runs into one table."""
-    if len(runs) < 2:
+    reports = load(runs, where)
+    if len(reports) < 2:
         raise BadValue(
             "compare: name at least two report files or addresses; `unlearn store ls` lists what the store holds"
         )
-    reports = load(runs, where)
     if json:
         console.say_json([_entry(g) for g in groups(reports)])
         return

@@ -58,14 +58,14 @@ class SCAR(Method[EmbedsClasses]):
         )
     }  # fmt: skip
 
-    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(30, "largest number of passes over the forget set", ge=1, search=(5, 40))
+    lr: float = knob(1.1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(12, "largest number of passes over the forget set", ge=1, search=(5, 40))
     min_epochs: int = knob(2, "epochs before the stopping rule counts", ge=0)
     batch_size: int = knob(64, "examples in a batch of either set", ge=1)
     surrogate_batches: int = knob(6, "steps, each with a surrogate batch, for one forget batch", ge=1)
     check_every: int = knob(5, "steps between evaluations for w_y and the stopping rule", ge=1)
-    lambda1: float = knob(1.0, "weight λ1 of the distance", ge=0, search=(0.1, 3.0))
-    lambda2: float = knob(5.0, "weight λ2 of distillation", ge=0, search=(0.1, 10.0))
+    lambda1: float = knob(1.4, "weight λ1 of the distance", ge=0, search=(0.1, 3.0))
+    lambda2: float = knob(0.4, "weight λ2 of distillation", ge=0, search=(0.1, 10.0))
     temperature: float = knob(1.0, "T of the teacher", gt=0)
     delta: float = knob(0.5, "exponent δ of features", gt=0, le=1)
     gamma1: float = knob(3.0, "share γ1 of the mean variance added to variances", ge=0)

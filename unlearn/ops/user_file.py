@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from unlearn.errors import BadValue
 from unlearn.provenance import file_digest
-from unlearn.registry import unknown
+from unlearn.registry import load_file, unknown
 
 
 class UserFile:
@@ -27,7 +24,8 @@ class UserFile:
         hash: SHA-256 of its bytes.
 
     Raises:
-        BadValue: If the file is missing or cannot be imported.
+        BadValue: If the file is missing.
+        UnlearnError: If it cannot be imported.
     """
 
     def __init__(self, text: str) -> None:
@@ -37,7 +35,7 @@ class UserFile:
         if not self.path.is_file():
             raise BadValue(f"no file {str(self.path)!r}; give FILE.py:FUNCTION, as in mine.py:build")
         self.hash = file_digest(self.path)
-        self._module = _import(self.path, self.hash)
+        self._module = load_file(self.path)
 
     def call(self) -> Any:
         """What the function returns.
@@ -71,21 +69,6 @@ class UserFile:
         if found is not None and not callable(found):
             raise BadValue(f"{self.path.name}: {name} must be a function, it is {type(found).__name__}")
         return found  # type: ignore[no-any-return]
-
-
-def _import(path: Path, file_hash: str) -> ModuleType:
-    """Imports a file under a name made from its hash, so that a changed file is another module."""
-    name = f"unlearn_user_{file_hash[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as err:
-        del sys.modules[name]
-        raise BadValue(f"{path.name} cannot be imported: {type(err).__name__}: {_first_line(err)}") from err
-    return module
 
 
 def _first_line(err: Exception) -> str:

@@ -72,7 +72,19 @@ class Report(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Report:
-        """Reads a report.
+        """Reads the one report of a file.
+
+        Raises:
+            BadData: If the file is missing, is no report, has another layout, or holds several.
+        """
+        found = cls.load_all(path)
+        if len(found) != 1:
+            raise BadData(f"{path} holds {len(found)} reports; give a file with one of them")
+        return found[0]
+
+    @classmethod
+    def load_all(cls, path: Path) -> list[Report]:
+        """Reads a file with a report, or with a list of them as `unlearn run --json` prints it.
 
         Raises:
             BadData: If the file is missing, is no report, or has another layout.
@@ -81,6 +93,10 @@ class Report(BaseModel):
             data = json.loads(path.read_text())
         except (OSError, ValueError) as err:
             raise BadData(f"cannot read a report from {path}: {err}") from err
+        return [cls._read(d, path) for d in (data if isinstance(data, list) else [data])]
+
+    @classmethod
+    def _read(cls, data: Any, path: Path) -> Report:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA:
             raise BadData(
