@@ -16,6 +16,7 @@ from unlearn.registry import methods
 from unlearn.report import Report, markdown
 from unlearn.report.reproduce import command
 from unlearn.report.summary import groups
+from unlearn.request import KINDS
 from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
 
@@ -24,9 +25,34 @@ DIGITS = ("digits/class=3", "digits/random=0.1", "digits/noisy,noise=0.1")
 CIFAR = "cifar10/class={c},network=resnet20,normalise=imagenet,limit={limit},test_limit=2000"
 FOUR = ("none", "salun", "ssd", "duck", "scar")
 
+INDEX = """# Results
+
+{links}
+- [How the defaults were chosen](tuning/README.md)
+
+Every table has the oracle's row and the row of doing nothing, and every run's raw JSON is beside it. The verdicts follow
+the rules that each report states. Three things to know before reading them:
+
+- **Clean digits give a membership attack no power.** On `digits/random=0.1` the original already answers the forgotten
+  tenth as the oracle does, so no method can be shown to forget there: the verdict is *cannot tell*, and what the table
+  does show is who over-forgets or does damage. Label noise (`digits/noisy,noise=0.1`) is where forgetting can be measured.
+- **Class removal is told by 37 held-out examples of the class**, so the AUC of the attack is known to about 0.1 over three
+  seeds; *too close to call* means exactly that.
+- **CIFAR-10 has no oracle here.** The pretrained ResNet-20 comes without its recipe, so what needs a reference is missing.
+
+## Expected failures at the default
+
+| method | request | why |
+|---|---|---|
+{failures}
+"""
+
 
 def slug(text):
-    return text.translate(str.maketrans({"/": "-", "=": "-", ",": "-"}))
+    """Folder of a scenario: its name and request, without the options that say where data are."""
+    name, _, rest = text.partition("/")
+    request = [w for w in rest.split(",") if w.partition("=")[0] in KINDS]
+    return "-".join([name, *request]).replace("=", "-")
 
 
 def once(pool, bench, name, seed, folder, preset=""):
@@ -64,7 +90,20 @@ def sweep(bench, texts, names, seeds, note, presets=("",)):
         folder.mkdir(parents=True, exist_ok=True)
         pool = Pool(scenario(text) if isinstance(text, str) else text, bench.store, bench.device)
         found = [once(pool, bench, n, s, folder, p) for s in seeds for n in names for p in presets]
-        page(folder, text, [r for r in found if r], note)
+        page(folder, f"{text.partition(',')[0]}", [r for r in found if r], note)
+
+
+def index():
+    """The first page: what there is, and what the reader must know."""
+    pages = sorted(p for p in OUT.glob("*.md") if p.name != "README.md")
+    links = [f"- [{p.read_text().splitlines()[0].removeprefix('# ')}]({p.name})" for p in pages]
+    failures = [
+        f"| {n} | {kind} | {why} |"
+        for n in methods.names()
+        for kind, why in methods.get(n).expected_failures.items()
+    ]
+    text = INDEX.format(links="\n".join(links), failures="\n".join(failures))
+    (OUT / "README.md").write_text(text)
 
 
 def main() -> None:
@@ -81,6 +120,7 @@ def main() -> None:
     if args.what == "digits":
         note = "Mean ± half-width of the 95 % t-interval over three seeds. Methods at their defaults."
         sweep(bench, DIGITS, methods.names(), (0, 1, 2), note)
+        index()
         return
     note = (
         "The original is a pretrained ResNet-20 whose training recipe is unknown, so there is no oracle and the scores that "
@@ -91,6 +131,7 @@ def main() -> None:
         for c in ("ship", "cat", "deer")
     ]
     sweep(bench, texts, FOUR, (0,), note)
+    index()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def draw(cls: type[Declared], rng: random.Random) -> dict[str, float | int]:
     for k in cls.knobs():
         if k.search:
             low, high = k.search
-            value = math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 else rng.uniform(low, high)
+            value = (
+                math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 else rng.uniform(low, high)
+            )
             values[k.name] = round(value) if k.type is int else float(f"{value:.2g}")
     return values
 
@@ -77,7 +79,9 @@ def judge(method, trials, bench):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("methods", nargs="*", default=None)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--store", type=Path, default=None)
@@ -101,7 +105,10 @@ def main() -> None:
         record = {"method": name, "default": cls().to_dict(), "do_nothing": nothing, "best": best["values"],
                   "trials": tried, "environment": environment()}  # fmt: skip
         (OUT / f"{name}.json").write_text(json.dumps(record, indent=1))
-        print(f"{name:14} nothing {nothing:.3f}  default {tried[0]['distance']:.3f}  best {best['distance']:.3f}  {best['values']}", flush=True)
+        print(
+            f"{name:14} nothing {nothing:.3f}  default {tried[0]['distance']:.3f}  best {best['distance']:.3f}  {best['values']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

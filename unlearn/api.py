@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 
 from unlearn import registry
 from unlearn.bench import Bench
@@ -104,6 +105,7 @@ def replay(report: Report, on: Bench) -> tuple[Report, bool]:
         raise BadValue(
             f"this report was made on {recipe['device']}, the device here is {on.device.type}; give --device {recipe['device']}"
         )
+    torch.set_num_threads(report.environment["threads"])  # the order of sums depends on it
     method = method_from(recipe["method"])
     metrics = [metric_from(m) for m in recipe["metrics"]]
     pool = Pool(from_recipe(recipe["scenario"]), on.store, on.device, on.progress)

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -112,8 +113,8 @@ def environment() -> dict[str, Any]:
     return {
         "unlearn": importlib.metadata.version("unlearn-workbench"),
         "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "machine": platform.machine(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
         "packages": versions,
         **git_state(),
     }

@@ -186,11 +186,6 @@ class FreshClassifier(Classifies, Fresh, Protocol):
 
 
 @runtime_checkable
-class LossAndOutputs(HasLoss, Predicts, Protocol):
-    """Has a loss and outputs: what distillation against itself needs."""
-
-
-@runtime_checkable
 class EmbedsClasses(Classifies, Embeds, Protocol):
     """A classifier with features: what feature-space methods need."""
 

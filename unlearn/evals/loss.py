@@ -28,5 +28,5 @@ class Loss(Metric):
     def _score(self, ev: Evidence, where: str, unit: str) -> Score:
         return ev.level(
             f"loss/{where}", lambda who: ev.losses(who, where).double().mean(), Aim.MATCH, metric=self.name,
-            unit=unit, n=len(ev.y(where)),
+            unit=unit, n=len(ev.y(where)), headline=unit == "loss",
         )  # fmt: skip

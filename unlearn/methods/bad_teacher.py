@@ -49,6 +49,10 @@ class BadTeacher(Method[Distills]):
             {"lr": 1e-4, "epochs": 1, "batch_size": 256, "share": 0.3, "temperature": 1.0, "reduction": "mean"},
         )
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "random": "It makes the model undecided on the forget set, while an oracle answers such examples almost as well as the retained ones.",
+        "noisy": "An undecided model still gives the forgotten wrong labels more credit than it gives wrong labels it never saw.",
+    }
 
     lr: float = knob(2.7e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
     epochs: int = knob(8, "passes over the forget set", ge=1, search=(1, 10))

@@ -56,6 +56,10 @@ class DUCK(Method[EmbedsClasses]):
              "retain_batches": 41, "refine_epochs": 2},
         )
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "random": "It sends every forgotten example to a wrong class, while an oracle gets most of them right.",
+        "noisy": "Examples are pulled to the nearest wrong centre, not to where the oracle puts them, and stay easier to tell than unseen ones.",
+    }
 
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(10, "largest number of passes over the forget set", ge=1, search=(2, 20))

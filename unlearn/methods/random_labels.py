@@ -38,6 +38,10 @@ class RandomLabels(Method[Relabels]):
             {"epochs": 10, "lr": 0.013, "batch_size": 256, "weight_decay": 5e-4},
         )
     }
+    expected_failures: ClassVar = {
+        "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
+        "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
+    }
 
     lr: float = knob(0.05, "step size η", gt=0, search=(5e-4, 1e-1))
     epochs: int = knob(5, "passes over forget and retain set", ge=1, search=(1, 10))

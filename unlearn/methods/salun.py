@@ -49,6 +49,11 @@ class SalUn(Method[Relabels]):
             {"epochs": 10, "lr": 0.013, "batch_size": 256, "rho": 0.5, "weight_decay": 5e-4},
         )
     }
+    expected_failures: ClassVar = {
+        "class": "Random labels leave a trace: forgotten examples keep a lower loss than unseen ones of the class, which the attack sees.",
+        "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
+        "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
+    }
 
     rho: float = knob(
         0.5, "share ρ of weights: that may move, or whose change is undone at first in the soft form",

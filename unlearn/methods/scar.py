@@ -57,6 +57,9 @@ class SCAR(Method[EmbedsClasses]):
              "delta": 0.5, "gamma1": 3.0, "gamma2": 3.0, "surrogate_batches": 6, "check_every": 1},
         )
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "noisy": "Surrogates hold the model where it was, and wrong labels are spread over all classes, so little is forgotten.",
+    }
 
     lr: float = knob(1.1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(12, "largest number of passes over the forget set", ge=1, search=(5, 40))

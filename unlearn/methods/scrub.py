@@ -61,6 +61,9 @@ class SCRUB(Method[Classifies]):
              "rewind": True},
         ),
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "noisy": "Moving away from the old outputs weakens the memorised labels but does not reach the loss of labels never seen.",
+    }
 
     lr: float = knob(6.7e-3, "step size", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(11, "epochs E, each a pass over the retain set", ge=1, search=(3, 12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from unlearn.report import Report
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+LABELS, WIDEST = 36, 15  # columns of a terminal: names, aim and oracle; one method
 STYLES = {"forgotten": "green", "not": "red", "visible": "red", "nothing": "red", "destroyed": "red"}
 
 
@@ -48,29 +50,40 @@ def one(console: Console, group: Group, every: bool = False) -> None:
 
 
 def compare(console: Console, found: Sequence[Group]) -> None:
-    """Rows are methods, columns the headline scores as mean ± half-width over seeds; the oracle comes first."""
+    """Rows are the headline scores and the verdict, columns the oracle and the methods.
+
+    Cells are means, with the half-width of the interval over seeds. Where the methods do not fit beside each
+    other, they go on in a table below.
+    """
+    fit = max(1, (console.width - LABELS) // WIDEST)
+    for k in range(0, len(found), fit):
+        console.print(_beside(found[k : k + fit]))
+
+
+def _beside(found: Sequence[Group]) -> Table:
+    first = {c.name: c for g in found for c in reversed(g.headline)}
     names = list(dict.fromkeys(c.name for g in found for c in g.headline))
-    signs = {c.name: c.score.aim.sign for g in found for c in g.headline}
-    table = _table("", ["method", "verdict", *(_stacked(n, signs[n]) for n in names), "seconds"])
-    references = [
-        next((c.reference for g in found if (c := g.cell(n)) and c.reference is not None), None)
-        for n in names
-    ]
-    if any(r is not None for r in references):
-        _row(table, ["oracle", "", *map(number, references), ""], "yellow")
-    for g in found:
-        seconds = sum(r.costs.seconds for r in g.reports) / len(g.reports)
-        cells = [_tall(g.cell(n)) for n in names]
-        _row(table, [g.label, judge(g).words, *cells, number(seconds)])
-    console.print(table)
+    table = _table("", ["score", "aim", "oracle", *(g.label for g in found)])
+    for name in names:
+        known = (c.reference for g in found if (c := g.cell(name)) is not None)
+        reference = next((r for r in known if r is not None), None)
+        cells = [_mean(g.cell(name)) for g in found]
+        _row(table, [name, first[name].score.aim.sign, number(reference), *cells])
+    seconds = [number(sum(r.costs.seconds for r in g.reports) / len(g.reports)) for g in found]
+    _row(table, ["seconds", "↓", "", *seconds])
+    _row(table, ["verdict", "", "", *("\n".join(wrap(judge(g).words, WIDEST - 2)) for g in found)])
+    return table
 
 
 def scores(cells: Sequence[Cell], title: str) -> Table:
-    """A table of scores: original, unlearned, oracle, gap, floor, aim, interval."""
-    table = _table(title, ["score", "original", "unlearned", "oracle", "gap", "floor", "aim", "interval"])
+    """A table of scores: original, unlearned, oracle, gap, floor where one is known, aim, 95 % interval."""
+    floored = any(c.floor is not None for c in cells)
+    floor = ["floor"] if floored else []
+    table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", "95 %"])
     for c in cells:
-        _row(table, [c.name, number(c.original), spread(c), number(c.reference), number(c.gap), number(c.floor),
-                     c.score.aim.sign, f"{bounds(c)} ({c.interval})" if bounds(c) else ""])  # fmt: skip
+        known = [number(c.floor)] if floored else []
+        _row(table, [c.name, number(c.original), spread(c), number(c.reference), number(c.gap), *known,
+                     c.score.aim.sign, bounds(c)])  # fmt: skip
     return table
 
 
@@ -86,16 +99,11 @@ def costs(group: Group) -> Table:
     return table
 
 
-def _tall(cell: Cell | None) -> str:
-    """A mean with its interval below it."""
+def _mean(cell: Cell | None) -> str:
+    """A mean with its half-width over seeds."""
     if cell is None:
         return "–"
-    return number(cell.value) + (f"\n± {number(cell.half)}" if cell.half is not None else "")
-
-
-def _stacked(name: str, sign: str) -> str:
-    """A score's name over several lines, so that many fit beside each other."""
-    return name.replace("/", "/\n").replace("_", "_\n") + f"\n{sign}"
+    return number(cell.value) + (f" ±{number(cell.half)}" if cell.half is not None else "")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -104,10 +112,14 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0, 0, 1),
     )
     for k, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if k == 0 else "right", overflow="fold", no_wrap=True)
     return table
 
 

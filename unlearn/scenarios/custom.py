@@ -166,11 +166,14 @@ class Custom(Scenario):
         data = self._data(file, rest, columns)
         transform = self._transform(file, data.train.source)
         if isinstance(model, nn.Module):
-            model = self._classifier(file, model, data, transform)
+            model = self._classifier(model, data, transform)
         elif not isinstance(model, Subject):
             raise BadValue(
                 f"{self.model} returned {type(model).__name__} as the model; return an nn.Module or a subject, alone or as (model, train, test)"
             )
+        fit = file.function_named("fit")
+        if fit is not None and isinstance(model, Trains) and model.recipe is None:
+            model.recipe = Function(fit, file.hash)
         if self.weights:
             load_into(model.module, Path(self.weights).expanduser())
         if isinstance(model, Classifies) and not data.train.labels.classes:
@@ -205,9 +208,7 @@ class Custom(Scenario):
         labels = replace(found.train.labels, groups=tuple(map(str, groups)))
         return replace(found, train=replace(found.train, labels=labels))
 
-    def _classifier(
-        self, file: UserFile, module: nn.Module, data: Loaded, transform: Transform
-    ) -> Classifier:
+    def _classifier(self, module: nn.Module, data: Loaded, transform: Transform) -> Classifier:
         """A plain module as a classifier: how many classes it has is found by a small forward pass."""
         x = transform(data.train.source.fetch(torch.zeros(1, dtype=torch.long)), None)
         try:
@@ -225,9 +226,7 @@ class Custom(Scenario):
             raise BadData(
                 f"a plain module must return logits of shape (B, C), this one returned {shape}; return a subject for other kinds of models"
             )
-        fit = file.function_named("fit")
-        recipe = None if fit is None else Function(fit, file.hash)
-        return Classifier(module, logits.shape[1], recipe=recipe, read=read, head=self.head)
+        return Classifier(module, logits.shape[1], read=read, head=self.head)
 
     def _transform(self, file: UserFile, source: Source) -> Transform:
         own = file.function_named("transform")
