@@ -388,7 +388,7 @@ def test_the_table_of_one_run_prints_to_its_console_alone(capsys):
         "weight-distance/original",
         "1.234",
         "Forgotten and kept",
-        "0.030 to 0.050",
+        "0.030–0.050",
         "forget 90",
     ):
         assert text in said

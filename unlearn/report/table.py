@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from unlearn.report import Report
-from unlearn.report.summary import Cell, Group, bounds, groups, number, seeds_text, spread
+from unlearn.report.summary import Cell, Group, bounds, groups, number, seeds_text
 from unlearn.report.verdict import LIMITS, judge, overall
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def one(console: Console, group: Group, every: bool = False) -> None:
     title = f"{group.label} on {group.first.scenario}, {seeds_text(group)}"
     console.print(scores(group.headline, title))
     if every and group.rest:
-        console.print(scores(group.rest, "More scores"))
+        console.print(scores(group.rest, "\nMore scores"))
+    console.print()
     console.print(costs(group))
+    console.print()
 
 
 def compare(console: Console, found: Sequence[Group]) -> None:
@@ -58,6 +60,7 @@ def compare(console: Console, found: Sequence[Group]) -> None:
     fit = max(1, (console.width - LABELS) // WIDEST)
     for k in range(0, len(found), fit):
         console.print(_beside(found[k : k + fit]))
+        console.print()
 
 
 def _beside(found: Sequence[Group]) -> Table:
@@ -82,8 +85,8 @@ def scores(cells: Sequence[Cell], title: str) -> Table:
     table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", "95 %"])
     for c in cells:
         known = [number(c.floor)] if floored else []
-        _row(table, [c.name, number(c.original), spread(c), number(c.reference), number(c.gap), *known,
-                     c.score.aim.sign, bounds(c)])  # fmt: skip
+        _row(table, [c.name, number(c.original), _mean(c), number(c.reference), number(c.gap), *known,
+                     c.score.aim.sign, bounds(c).replace(" to ", "–")])  # fmt: skip
     return table
 
 
@@ -115,6 +118,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
         title=Text(title) if title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 0, 0, 1),
     )
