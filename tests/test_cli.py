@@ -255,6 +255,13 @@ def test_purge_removes_what_saw_the_forgotten_data(unlearn, tmp_path):
         (["run", "ssd", "--scenario", "digits/noisy"], ["no label noise", "noise=0.1"]),
         (["run", "ssd", "--scenario", "digits/class=3,noise=2"], ["noise must be >= 0 and <= 0.5, got 2.0"]),
         (["run", "ssd", "--scenario", "digits/class=3,class=4"], ["two requests", "join several with +"]),
+        (
+            ["run", "ssd", "--scenario", "digits/indices=" + ":".join(map(str, range(1000, 1200)))],
+            ["outside"],
+        ),
+        (["run", "ssd", "--seed", "99999999999999999999"], ["--seed", "'99999999999999999999'"]),
+        (["run", "ssd", "--minutes", "-1"], ["--minutes", "'-1'"]),
+        (["run", "ssd", "--minutes", "nan"], ["--minutes", "'nan'"]),
         (["run", "ssd", "--alpha", "-1"], ["alpha must be > 0, got -1.0"]),
         (["run", "ssd", "--alpha", "big"], ["--alpha", "'big'"]),
         (["run", "ssd", "--importance", "weekly"], ["weekly", "example", "batch"]),
@@ -292,6 +299,34 @@ def test_an_empty_file_of_indices_is_refused(unlearn, tmp_path):
     refused(unlearn("run", "ssd", "--forget", path), "the forget set is empty")
     path.write_text("1\ntwo\n")
     refused(unlearn("run", "ssd", "--forget", path), "'two' is no position")
+
+
+def test_a_binary_file_of_indices_is_refused(unlearn, tmp_path):
+    path = tmp_path / "ids.bin"
+    path.write_bytes(bytes(range(128, 256)))
+    refused(unlearn("run", "ssd", "--forget", path), "as text")
+
+
+def test_purging_a_store_that_is_not_there_is_refused(unlearn, tmp_path):
+    refused(unlearn("store", "purge", "digits/class=3", at=tmp_path / "absent"), "nothing was purged")
+
+
+def test_purge_reaches_pictures_sequences_and_noisy_twins(unlearn, tmp_path):
+    at = tmp_path / "own"
+    assert unlearn("run", "none", *FAST, "--show-forgotten", at=at)[0] == 0
+    assert (
+        unlearn(
+            "run", "none", "--scenario", "digits/class=1,epochs=2,noise=0.1", "--metrics", "accuracy", at=at
+        )[0]
+        == 0
+    )
+    assert unlearn("store", "purge", "digits/class=3+class=5", at=at)[0] == 0
+    left = json.loads(unlearn("store", "ls", "--json", at=at)[1])
+    kinds = [e["kind"] for e in left]
+    assert kinds.count("trained") == 0, "all four models saw a 3 or a 5"
+    assert not list((at / "pages").glob("*.html"))
+    reports = [json.loads(p.read_text()) for p in (at / "report").glob("*/report.json")]
+    assert not any(r["recipe"]["show_forgotten"] for r in reports)
 
 
 def test_a_store_that_cannot_be_written_is_one_line(unlearn, tmp_path):

@@ -7,9 +7,10 @@ import unlearn
 from unlearn import api
 from unlearn.errors import Mismatch, SealedError
 from unlearn.method import Method
-from unlearn.patch import load_tensors, weights_hash
+from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.pool import Pool
 from unlearn.registry import methods, metrics
+from unlearn.runtime import Run
 from unlearn.scenario import Seeds, from_recipe, parse
 from unlearn.store import address
 from unlearn.subject import Denoises, HasLoss
@@ -199,3 +200,110 @@ def test_from_python(bench):
         "ssd", scenario=SHORT, seed=0, store=bench.store, device="cpu", metrics=["accuracy"], alpha=3.0
     )
     assert report.recipe["method"]["values"]["alpha"] == 3.0
+
+
+def restless(name="restless"):
+    """A method whose weights no seed decides."""
+
+    class Restless(Method[HasLoss]):
+        def unlearn(self, subject: HasLoss, data, run) -> HasLoss:
+            rng = torch.Generator()
+            rng.seed()
+            with torch.no_grad():
+                for p in subject.module.parameters():
+                    p.add_(0.01 * torch.randn(p.shape, generator=rng))
+            next(data.forget.batches(2)), next(data.retain.batches(2))
+            return subject
+
+    Restless.name = name
+    return Restless
+
+
+def test_replay_tells_a_run_that_does_not_repeat_even_with_the_store_at_hand(bench, monkeypatch):
+    cls = restless()
+    monkeypatch.setitem(methods._live, "restless", cls)
+    pool = Pool(parse(SHORT), bench.store, bench.device)
+    report, _ = bench.execute(pool.trial(Seeds()), cls(), [metrics.get("accuracy")()])
+    _, same = api.replay(report, api.bench(bench.store.root, "cpu", fresh=True))
+    assert not same
+
+
+def test_fresh_makes_model_and_report_again(bench):
+    cls = restless("restless-too")
+    fresh = api.bench(bench.store.root, "cpu", fresh=True)
+    pool = Pool(parse(SHORT), bench.store, bench.device)
+    trial = pool.trial(Seeds())
+    results = [fresh.execute(trial, cls(), [metrics.get("accuracy")()]) for _ in range(2)]
+    (first, a), (second, b) = results
+    assert first.weights["unlearned"] == weights_hash(a.module.state_dict())
+    assert second.weights["unlearned"] == weights_hash(b.module.state_dict()) != first.weights["unlearned"]
+
+
+@pytest.mark.parametrize("kind", ["metric", "method"])
+def test_an_edited_plugin_is_not_taken_from_the_store(bench, tmp_path, kind):
+    from unlearn import registry
+
+    texts = {
+        "metric": 'from unlearn import Metric, metrics\nfrom unlearn.metric import Aim, Score\n\n'
+        '@metrics.register("constant")\nclass Constant(Metric):\n    """Same."""\n\n    def measure(self, ev):\n'
+        '        return [Score(name="constant", metric="constant", value={v}, aim=Aim.UP)]\n',
+        "method": 'from unlearn import Method, methods\nfrom unlearn.subject import HasLoss\n\n'
+        '@methods.register("constant")\nclass Constant(Method[HasLoss]):\n    """Same."""\n\n'
+        '    def unlearn(self, subject: HasLoss, data, run) -> HasLoss:\n'
+        '        next(subject.module.parameters()).data.fill_({v})\n        return subject\n',
+    }  # fmt: skip
+    pool = Pool(parse(SHORT), bench.store, bench.device)
+    found = []
+    for v in (1.0, 2.0):
+        (folder := tmp_path / str(v)).mkdir()
+        (folder / "mine.py").write_text(texts[kind].format(v=v))
+        module = registry.load_file(folder / "mine.py")
+        (registry.metrics if kind == "metric" else registry.methods)._live.pop("constant")
+        method = module.Constant() if kind == "method" else methods.get("none")()
+        measured = [module.Constant()] if kind == "metric" else []
+        report, done = bench.execute(pool.trial(Seeds()), method, measured)
+        found.append(
+            report.score("constant").value
+            if measured
+            else float(next(done.module.parameters()).detach().max())
+        )
+    assert found == [1.0, 2.0]
+
+
+def test_a_stored_patch_is_not_put_on_another_base(bench, tmp_path):
+    own = api.bench(tmp_path, "cpu")
+    go(own, "cf-k", "digits/class=3,epochs=1")
+    for path in (tmp_path / "trained").glob("*/weights.safetensors"):
+        tensors = load_tensors(path)
+        save_tensors(path, {n: t + 0.01 if n.endswith("conv1.weight") else t for n, t in tensors.items()})
+    ((report, done),) = go(own, "cf-k", "digits/class=3,epochs=1")
+    assert weights_hash(done.module.state_dict()) == report.weights["unlearned"]
+    ((alone, _),) = go(api.bench(tmp_path, "cpu", fresh=True), "cf-k", "digits/class=3,epochs=1")
+    assert alone.weights == report.weights
+
+
+def test_values_that_are_not_finite_in_the_log_do_no_harm(bench):
+    class Notes(Method[HasLoss]):
+        name = "notes"
+
+        def unlearn(self, subject: HasLoss, data, run) -> HasLoss:
+            run.note(loss=float("nan"), fine=1.0)
+            return subject
+
+    pool = Pool(parse(SHORT), bench.store, bench.device)
+    report, _ = bench.execute(pool.trial(Seeds()), Notes(), [])
+    assert report.log == {"loss": [None], "fine": [1.0]}
+
+
+def test_an_error_in_a_users_training_function_is_not_the_stores(bench, tmp_path):
+    from unlearn.errors import BadValue
+    from unlearn.ops.recipe import Function
+
+    def fit(module, batches, seed):
+        (tmp_path / "absent").read_text()
+
+    pool = Pool(parse(SHORT), bench.store, bench.device)
+    subject = pool.scenario.subject(torch.Generator())
+    subject.recipe = Function(fit, "x")
+    with pytest.raises(BadValue, match="your fit\\(\\) raised FileNotFoundError"):
+        subject.fit(pool.shelf.of(pool.material.train), Run())

@@ -15,6 +15,7 @@ from unlearn.bench import Bench
 from unlearn.errors import BadValue
 from unlearn.method import Method
 from unlearn.metric import Metric
+from unlearn.patch import weights_hash
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
@@ -110,8 +111,8 @@ def replay(report: Report, on: Bench) -> tuple[Report, bool]:
     metrics = [metric_from(m) for m in recipe["metrics"]]
     pool = Pool(from_recipe(recipe["scenario"]), on.store, on.device, on.progress)
     results = on.run(pool, method, metrics, Seeds(**recipe["seeds"]), max(1, len(recipe["oracles"])))
-    again = results[recipe["step"]][0]
-    return again, again.weights["unlearned"] == report.weights["unlearned"]
+    again, done = results[recipe["step"]]
+    return again, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
 
 
 def build_method(name: str, values: Mapping[str, Any] | None = None, preset: str = "") -> Method[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,13 +24,13 @@ from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
 from unlearn.patch import changed_share, load_tensors, save_patch, save_tensors, weights_hash
 from unlearn.pool import Model, Pool, rows_digest
-from unlearn.provenance import code_version, environment, file_digest
+from unlearn.provenance import code_of, environment
 from unlearn.registry import methods
 from unlearn.report import SCHEMA, Costs, Report
 from unlearn.runtime import Progress, Run, Silent, seeded_globals
 from unlearn.scenario import Seeds, Trial, steps
 from unlearn.score import Score
-from unlearn.store import Store, address
+from unlearn.store import Store, address, read_json
 from unlearn.subject import Embeds, Subject
 
 Set = dict[str, Any]
@@ -100,9 +100,8 @@ class Bench:
             "base": trial.base,
             "unlearned": unlearned,
             "oracles": trial.oracle_bases,
-            "code": code_version(
-                [*(type(m).__module__ for m in metrics), "unlearn.metric", "unlearn.figures"]
-            ),
+            "weights": self._weights(trial, done),
+            "code": code_of(*map(type, metrics), type(done), modules=("unlearn.metric", "unlearn.figures")),
             "training": trial.facts["training"],
             "schema": SCHEMA,
             "show_forgotten": self.show_forgotten,
@@ -111,7 +110,8 @@ class Bench:
         def make(folder: Path) -> None:
             self._report(trial, done, info, metrics, whole, unlearned).save(folder / "report.json")
 
-        return Report.load(self.store.build("report", whole, make) / "report.json"), done
+        path = self.store.build("report", whole, make, replace=self.fresh)
+        return Report.load(path / "report.json"), done
 
     def evidence(self, trial: Trial, done: Subject, unlearned: str, facts: dict[str, Any]) -> Evidence:
         """What metrics may look at, its forward passes kept in the store."""
@@ -122,7 +122,7 @@ class Bench:
             subjects[name], addresses[name] = oracle, base
         return Evidence(
             subjects, {n: h for n, h in trial.handles.items() if n != "surrogate"}, trial.views, trial.request.kind,
-            trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, addresses),
+            trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
@@ -140,34 +140,42 @@ class Bench:
                 )
 
     def _unlearned_recipe(self, trial: Trial, method: Method[Any]) -> Set:
-        module = type(method).__module__
-        built_in = module.startswith("unlearn.")
-        code = code_version([module, "unlearn.data", "unlearn.runtime", *trial.scenario.modules])
+        modules = ("unlearn.data", "unlearn.runtime", *trial.scenario.modules)
         lent = {n.partition(".")[0] for n in method.reads()} | {"forget", "retain"}
         return {
             "base": trial.base,
             "method": {"name": method.name, "values": method.to_dict()},
-            "data": {n: _set_digest(trial.handles[n]) for n in sorted(lent & set(trial.handles))},
+            "base_weights": weights_hash(trial.original.module.state_dict()),
+            "material": trial.facts["material"],
+            "data": {
+                n: _set_digest(trial.handles[n], n == "surrogate") for n in sorted(lent & set(trial.handles))
+            },
             "seed": trial.seeds.method,
             "device": self.device.type,
-            "code": [code, "" if built_in else file_digest(Path(inspect.getfile(type(method))))],
+            "code": code_of(type(method), type(trial.original), modules=modules),
         }
 
     def _unlearned(self, trial: Trial, method: Method[Any], recipe: Set) -> tuple[Subject, Set]:
         """The unlearned subject, made now or patched together from the store, with its costs."""
         known = self.store.find("unlearned", recipe)
         if known is not None and not self.fresh:
-            done = trial.original.clone()
-            done.module.load_state_dict(load_tensors(known / "patch.safetensors"), strict=False)
-            return done, json.loads((known / "info.json").read_text())
+            done, info = _patched(trial.original, known)
+            if info["made"] == _made(done):
+                return done, info
         done, info = self._call(trial, method)
 
         def make(folder: Path) -> None:
             save_patch(folder / "patch.safetensors", trial.original.module, done.module)
             (folder / "info.json").write_text(json.dumps(info))
 
-        self.store.build("unlearned", recipe, make)
+        self.store.build("unlearned", recipe, make, replace=True)
         return done, info
+
+    def _weights(self, trial: Trial, done: Subject) -> dict[str, str]:
+        """Hash of the weights of every model of a trial."""
+        models = {"original": trial.original, "unlearned": done}
+        models |= {"oracle" if k == 0 else f"oracle{k + 1}": o for k, o in enumerate(trial.oracles)}
+        return {who: weights_hash(m.module.state_dict()) for who, m in models.items()}
 
     def _call(self, trial: Trial, method: Method[Any]) -> tuple[Subject, Set]:
         """The unlearning call itself: sealed, counted, seeded and timed."""
@@ -189,7 +197,8 @@ class Bench:
             "peak_bytes": peak[0],
             "read": read,
             "changed": share,
-            "log": run.log,
+            "log": {k: [v if math.isfinite(v) else None for v in vs] for k, vs in run.log.items()},
+            "made": _made(done),
         }
 
     def _report(
@@ -202,8 +211,8 @@ class Bench:
         scores: list[Score] = []
         for metric in progress.track(metrics, "evaluate"):
             scores += metric.score_of(ev)
-        costs = Costs(**{k: v for k, v in facts.items() if k != "log"})
-        weights = {who: weights_hash(s.module.state_dict()) for who, s in ev.subjects.items()}
+        costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made")})
+        weights = recipe["weights"]
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
             weights=weights, figures=figures.collect(ev, self.show_forgotten), log=info["log"],
@@ -212,12 +221,17 @@ class Bench:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
 
-    def _cache(self, trial: Trial, addresses: dict[str, str]) -> Callable[..., dict[str, Tensor]]:
+    def _cache(
+        self, trial: Trial, subjects: Mapping[str, Subject], addresses: Mapping[str, str]
+    ) -> Callable[..., dict[str, Tensor]]:
         def cache(who: str, where: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
             rows = trial.handles[where].rows
-            recipe = {"model": addresses[who], "set": _set_digest(trial.handles[where]),
-                      "material": trial.facts["material"], "seed": trial.seeds.method,
-                      "code": code_version(["unlearn.metric", *trial.scenario.modules])}  # fmt: skip
+            subject = subjects[who]
+            recipe = {"model": addresses[who], "weights": weights_hash(subject.module.state_dict()),
+                      "options": trial.scenario.options(), "set": _set_digest(trial.handles[where]),
+                      "material": trial.facts["material"], "inputs": trial.facts["inputs"], "seed": trial.seeds.method,
+                      "device": self.device.type,
+                      "code": code_of(type(subject), modules=("unlearn.metric", *trial.scenario.modules))}  # fmt: skip
 
             def write(folder: Path) -> None:
                 save_tensors(folder / "arrays.safetensors", {**make(), "rows": rows})
@@ -250,9 +264,30 @@ def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
     return Split(**{**fields, "statistics": cast(Statistics, fields["statistics"])}), counts
 
 
-def _set_digest(handle: Any) -> str:
-    """Hash of which examples a handle holds, of their targets and of what happens to their inputs."""
-    return rows_digest(handle.rows) + weights_hash({"y": handle.y.cpu()})[:16] + repr(handle.transform)
+def _set_digest(handle: Any, inputs: bool = False) -> str:
+    """Hash of which examples a handle holds, of their targets and of what happens to their inputs.
+
+    The inputs themselves are known by the material's content, but for surrogates, which are no part of it.
+    """
+    seen = handle.source.fetch(handle.rows).cpu() if inputs else handle.rows[:0].cpu()
+    return (
+        rows_digest(handle.rows)
+        + weights_hash({"y": handle.y.cpu(), "x": seen})[:16]
+        + repr(handle.transform)
+    )
+
+
+def _made(done: Subject) -> str:
+    """What came out of a method: the kind of subject and module, and the weights."""
+    kinds = f"{type(done).__qualname__} {type(done.module).__qualname__}"
+    return f"{kinds} {weights_hash(done.module.state_dict())}"
+
+
+def _patched(original: Subject, folder: Path) -> tuple[Subject, Set]:
+    """A clone of the original with a stored patch on it, and what was noted beside the patch."""
+    done = original.clone()
+    done.module.load_state_dict(load_tensors(folder / "patch.safetensors"), strict=False)
+    return done, read_json(folder / "info.json")
 
 
 def _request(trial: Trial) -> dict[str, Any]:
@@ -303,8 +338,10 @@ def _resident(field: str) -> int:
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
         return 0
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows cannot tell
+        return 0
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

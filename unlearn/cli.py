@@ -26,8 +26,18 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
 ]
+LARGEST_SEED = 2**32 - 1  # of NumPy's generator
 LISTINGS = ("methods", "metrics", "scenarios")
-Own = "Your own model and data"
+
+
+def own(text: str) -> Any:
+    """An option about the user's own model and data."""
+    return typer.Option(help=text, rich_help_panel="Your own model and data")
+
+
+def fixed(what: str) -> Any:
+    """An option that holds one source of chance."""
+    return typer.Option(help=f"Fixes the seed {what}.", min=0, max=LARGEST_SEED)
 
 
 def run(
@@ -37,37 +47,31 @@ def run(
     scenario: Annotated[
         str, typer.Option(help="Data, model and request, see `unlearn scenarios`.")
     ] = "digits",
-    seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="First seed.", min=0, max=LARGEST_SEED)] = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from the first one up.", min=1)] = 1,
-    train_seed: Annotated[int | None, typer.Option(help="Fixes the seed of training.", min=0)] = None,
-    draw_seed: Annotated[int | None, typer.Option(help="Fixes the seed of the forget draw.", min=0)] = None,
-    method_seed: Annotated[int | None, typer.Option(help="Fixes the seed of the method.", min=0)] = None,
+    train_seed: Annotated[int | None, fixed("of training")] = None,
+    draw_seed: Annotated[int | None, fixed("of the forget draw")] = None,
+    method_seed: Annotated[int | None, fixed("of the method")] = None,
     oracles: Annotated[int, typer.Option(help="Retrained references; two give noise floors.", min=1)] = 1,
     preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas; default: the basic suite.")] = "",
     suite: Annotated[str, typer.Option(help="Set of metrics: basic.")] = "basic",
     plugin: Plugins = None,
-    subject: Annotated[
-        str | None, typer.Option(help="FILE.py:FUNCTION, model folder or hub name.", rich_help_panel=Own)
-    ] = None,
-    forget: Annotated[
-        str, typer.Option(help="Request, or a file with one position in each line.", rich_help_panel=Own)
-    ] = "",
-    data: Annotated[str | None, typer.Option(help="Data folder or hub name.", rich_help_panel=Own)] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights of the original.", rich_help_panel=Own)] = None,
-    head: Annotated[str | None, typer.Option(help="Name of the last layer.", rich_help_panel=Own)] = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="Column that names owners.", rich_help_panel=Own)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the unlearned weights.", rich_help_panel=Own)
-    ] = None,
+    subject: Annotated[str | None, own("FILE.py:FUNCTION, model folder or hub name.")] = None,
+    forget: Annotated[str, own("Request, or a file with one position in each line.")] = "",
+    data: Annotated[str | None, own("Data folder or hub name.")] = None,
+    weights: Annotated[str | None, own("Weights of the original.")] = None,
+    head: Annotated[str | None, own("Name of the last layer.")] = None,
+    group_column: Annotated[str | None, own("Column that names owners.")] = None,
+    out: Annotated[Path | None, own("Where to write the unlearned weights.")] = None,
     html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")] = None,
     show_forgotten: Annotated[
         bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
     ] = False,
     device: Device = "auto",
-    minutes: Annotated[float | None, typer.Option(help="Time that one unlearning call may take.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that one unlearning call may take.", min=0)
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")] = False,
     store: StorePath = None,
     json: Json = False,
@@ -78,11 +82,11 @@ def run(
     from unlearn.commands import runs
     from unlearn.commands.options import split_names
 
-    own = {"model": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
+    given = {"model": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
     job = runs.Job(
-        runs.scenario("custom" if subject else scenario, forget, own), built, order,
+        runs.scenario("custom" if subject else scenario, forget, given), built, order,
         api.chosen(split_names(metrics), suite), oracles, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unlearn.errors import BadWeights
+from unlearn.errors import BadWeights, StoreError
 
 State = Mapping[str, Tensor]
 
@@ -45,9 +45,11 @@ def changed_share(base: nn.Module, done: nn.Module) -> float:
 
 def save_tensors(path: Path, state: State, **notes: str) -> None:
     """Writes tensors as safetensors with string notes; no pickle is ever written."""
-    save_file(
-        {n: t.detach().cpu().contiguous().clone() for n, t in state.items()}, path, metadata=notes or None
-    )
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in state.items()}
+    try:
+        save_file(tensors, path, metadata=notes or None)
+    except SafetensorError as err:
+        raise StoreError(f"cannot write {path}: {err}; free space or choose another place") from err
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
 from unlearn.errors import BadData, BadValue
 from unlearn.ops.recipe import Recipe
 from unlearn.patch import load_tensors, save_tensors, weights_hash
-from unlearn.provenance import code_version
-from unlearn.request import Request
+from unlearn.provenance import code_of
+from unlearn.request import Labels, Request
 from unlearn.runtime import Progress, Run, Silent, seeded_globals
 from unlearn.scenario import (
     Material,
@@ -30,7 +30,7 @@ from unlearn.scenario import (
     removed_classes,
     steps,
 )
-from unlearn.store import Entry, Store, address
+from unlearn.store import Entry, Store, address, read_json
 from unlearn.subject import Classifies, Subject, Trains, mode
 
 
@@ -80,7 +80,12 @@ class Pool:
         if self.given is None:
             return self.trained(torch.ones(len(self.material.train.rows), dtype=torch.bool), seed, "original")
         self.given.module.to(self.device)
-        known = {"weights": weights_hash(self.given.module.state_dict()), "material": self.material.content}
+        known = {
+            "weights": weights_hash(self.given.module.state_dict()),
+            "material": self.material.content,
+            "options": self.scenario.options(),
+            "device": self.device.type,
+        }
         return Model(self.given, address(known), None)
 
     def trained(self, keep: Tensor, seed: int, what: str) -> Model:
@@ -105,11 +110,12 @@ class Pool:
             "recipe": subject.recipe.describe(),
             "seed": seed,
             "device": self.device.type,
-            "code": code_version([type(self.scenario).__module__, *self.scenario.modules]),
+            "inputs": self.material.inputs or self.material.content,
+            "code": code_of(type(self.scenario), type(subject), modules=self.scenario.modules),
         }
         path = self.store.build("trained", recipe, self._train(subject, keep, seed, what))
         subject.module.load_state_dict(load_tensors(path / "weights.safetensors"))
-        seconds: float = json.loads((path / "info.json").read_text())["seconds"]
+        seconds: float = read_json(path / "info.json")["seconds"]
         return Model(subject, address(recipe), seconds)
 
     def _training(self) -> dict[str, Any] | None:
@@ -167,20 +173,15 @@ class Pool:
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
             audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
-             "training": self._training()}, notes,
+             "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
         )  # fmt: skip
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
-        labels = self.material.train.labels
-        before = torch.zeros(len(labels.y), dtype=torch.bool)
-        forget = before.clone()
-        for k, request in enumerate(steps(self.scenario.request)[: step + 1]):
-            before |= forget
-            rng = torch.Generator().manual_seed(seeds.draw + 7919 * k)
-            forget = torch.zeros_like(before)
-            forget[request.rows(labels, rng)] = True
-            forget &= ~before
+        *earlier, (request, forget) = drawn(self.scenario, self.material.train.labels, seeds.draw)[: step + 1]
+        before = torch.zeros_like(forget)
+        for _, gone in earlier:
+            before |= gone
         if not forget.any():
             raise BadValue(f"{request}: all of it was forgotten by an earlier request; leave it out")
         if (forget | before).all():
@@ -269,25 +270,37 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
         store: Where to look.
     """
     material = scenario.material()
-    rng = torch.Generator().manual_seed(draw)
-    forget = set(material.train.rows[scenario.request.rows(material.train.labels, rng)].tolist())
-    found: list[Entry] = []
-    models: set[str] = set()
-    for entry in store.entries("trained"):
-        same = entry.recipe["material"] == material.content
-        if same and forget & set(load_tensors(entry.path / "rows.safetensors")["rows"].tolist()):
+    inputs = material.inputs or material.content
+    forget = torch.stack([mask for _, mask in drawn(scenario, material.train.labels, draw)]).any(0)
+    ids = set(material.train.rows[forget].tolist())
+    trained = list(store.entries("trained"))
+    unlearned = list(store.entries("unlearned"))
+    ours = (e for e in trained if e.recipe["inputs"] == inputs)
+    found = [e for e in ours if ids & set(load_tensors(e.path / "rows.safetensors")["rows"].tolist())]
+    models = {e.address for e in found}
+    made_here = {e.address for e in (*trained, *unlearned)}
+    for entry in unlearned:
+        given = entry.recipe["material"] == material.content and entry.recipe["base"] not in made_here
+        if given or entry.recipe["base"] in models:
             found.append(entry)
-            models.add(entry.address)
-    for entry in store.entries("unlearned"):
-        if entry.recipe["base"] in models:
-            found.append(entry)
-            models.add(entry.address)
+            models |= {entry.address, entry.recipe["base"]}
     for entry in store.entries("outputs"):
-        if entry.recipe["model"] in models or entry.recipe["material"] == material.content:
-            arrays = load_tensors(entry.path / "arrays.safetensors")
-            if forget & set(arrays["rows"].tolist()):
-                found.append(entry)
+        if entry.recipe["inputs"] == inputs:
+            rows = load_tensors(entry.path / "arrays.safetensors")["rows"]
+            found += [entry] if ids & set(rows.tolist()) else []
     pictured = (
         e for e in store.entries("report") if e.recipe["show_forgotten"] and e.recipe["base"] in models
     )
     return [*found, *pictured]
+
+
+def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, Tensor]]:
+    """The requests of a scenario with what each forgets that none before did, as masks of shape (N,)."""
+    found: list[tuple[Request, Tensor]] = []
+    before = torch.zeros(len(labels.y), dtype=torch.bool)
+    for k, request in enumerate(steps(scenario.request)):
+        forget = torch.zeros_like(before)
+        forget[request.rows(labels, torch.Generator().manual_seed(draw + 7919 * k))] = True
+        found.append((request, forget & ~before))
+        before |= forget
+    return found

@@ -7,15 +7,19 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 import platform
 import subprocess
+import sys
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent
+FOREIGN = {"pydantic", "torch", "typing_extensions", "transformers", "diffusers"}
 PACKAGES = ("torch", "transformers", "diffusers", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -51,6 +55,43 @@ def code_version(modules: Iterable[str]) -> str:
         seen.add(name)
         todo |= set(_source(name)[1]) - seen
     return digest({name: _source(name)[0] for name in sorted(seen)})[:16]
+
+
+def code_of(*classes: type, modules: Iterable[str] = ()) -> list[str]:
+    """Hashes of the code behind these classes, their bases and some modules of this package.
+
+    A class from a user's file or package counts with the bytes of its file and with what that file imports
+    from here; one from a notebook counts with its source, or with nothing that could ever be met again.
+    """
+    names, files = set(modules), set[str]()
+    for base in {b for cls in classes for b in cls.__mro__}:
+        top = base.__module__.partition(".")[0]
+        if top == "unlearn":
+            names.add(base.__module__)
+        elif top not in FOREIGN and top not in sys.stdlib_module_names - {"__main__"}:
+            source = _users_source(base)
+            files.add(hashlib.sha256(source.encode()).hexdigest()[:16])
+            found = {t for node in ast.walk(_parsed(source)) for t in _targets(node)}
+            names |= {n if _exists(n) else n.rpartition(".")[0] for n in found if n.startswith("unlearn.")}
+    return [code_version(n for n in names if n != "unlearn"), *sorted(files)]
+
+
+def _users_source(cls: type) -> str:
+    try:
+        return Path(inspect.getfile(cls)).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        pass  # a notebook: there is no file, but there may be a source
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return uuid.uuid4().hex
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.Module([], [])
 
 
 @functools.cache

@@ -218,7 +218,7 @@ def parse(text: str) -> Request:
         >>> parse("class=3+class=5")
         ForgetSequence(steps=(ForgetClass(label='3'), ForgetClass(label='5')))
     """
-    if "+" in text and not Path(text.removeprefix("indices=")).is_file():
+    if "+" in text and not _is_file(text.removeprefix("indices=")):
         return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
     kind, _, value = text.partition("=")
     if kind == "noisy" and not value:
@@ -231,7 +231,7 @@ def parse(text: str) -> Request:
         return ForgetRandom(fraction=_number(value, text))
     if kind == "indices" and value:
         return _indices(value)
-    if not value and Path(text).is_file():
+    if not value and _is_file(text):
         return _indices(text)
     raise BadValue(
         f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, noisy, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
@@ -285,11 +285,27 @@ def _number(value: str, text: str) -> float:
         raise BadValue(f"{text}: {value!r} is no number; write a share such as random=0.1") from None
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except (OSError, UnicodeDecodeError) as err:
+        raise BadValue(
+            f"cannot read {path} as text: {err}; give whole numbers from 0, one in each line"
+        ) from err
+
+
 def _indices(value: str) -> ForgetIndices:
     path = Path(value)
-    words = path.read_text().split() if path.is_file() else value.split(":")
+    words = _words(path) if _is_file(value) else value.split(":")
     if bad := [w for w in words if not w.isdecimal()]:
-        hint = "" if path.is_file() else f"; no file is called {value!r}"
+        hint = "" if _is_file(value) else f"; no file is called {value!r}"
         raise BadValue(
             f"indices: {bad[0]!r} is no position; give whole numbers from 0, one in each line{hint}"
         )

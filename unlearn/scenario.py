@@ -66,6 +66,7 @@ class Material:
         test: Held out, to score everything.
         content: Hash of the data.
         transform: Applied to inputs on the device.
+        inputs: Hash of the examples without what was done to their labels; the same as `content` if empty.
         surrogate: Out-of-distribution inputs, or None.
         noise: Share of training labels that are wrong on purpose; attacks compare with held-out examples
             whose labels are as wrong.
@@ -79,6 +80,7 @@ class Material:
     transform: Transform = as_float
     surrogate: Source | None = None
     noise: float = 0.0
+    inputs: str = ""
 
 
 class Scenario(Declared, ABC):

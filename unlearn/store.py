@@ -43,7 +43,7 @@ class Entry:
     @property
     def recipe(self) -> dict[str, Any]:
         """What produced it."""
-        return _read_json(self.path / "recipe.json")
+        return read_json(self.path / "recipe.json")
 
     @property
     def size(self) -> int:
@@ -69,7 +69,9 @@ class Store:
         path = self._place(kind, address(recipe))
         return path if path.is_dir() else None
 
-    def build(self, kind: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def build(
+        self, kind: str, recipe: dict[str, Any], make: Callable[[Path], None], replace: bool = False
+    ) -> Path:
         """The folder of a result, made now if it is not there.
 
         Args:
@@ -77,12 +79,13 @@ class Store:
             recipe: What produces it, as JSON; its hash is the address.
             make: Writes the result's files into the empty folder it is given. When it raises, nothing
                 is published.
+            replace: Whether to make it even if it is there; the old one stays until the new one is complete.
         """
         final = self._place(kind, address(recipe))
-        if final.is_dir():
+        if final.is_dir() and not replace:
             return final
         with self._guard("write"), self._lock(final):
-            if final.is_dir():
+            if final.is_dir() and not replace:
                 return final
             draft = self.root / f".draft-{uuid.uuid4().hex}"
             draft.mkdir(parents=True)
@@ -91,7 +94,10 @@ class Store:
                 (draft / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True))
                 sums = {p.name: file_digest(p) for p in sorted(draft.iterdir())}
                 (draft / "SHA256").write_text(json.dumps(sums, indent=1))
+                _to_disk(draft)
                 final.parent.mkdir(parents=True, exist_ok=True)
+                if final.is_dir():
+                    self.remove(final)
                 draft.rename(final)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -127,7 +133,7 @@ class Store:
         sums_file = entry.path / "SHA256"
         if not sums_file.is_file():
             return ["SHA256"]
-        sums = _read_json(sums_file)
+        sums = read_json(sums_file)
         return [
             n for n, s in sums.items() if not (entry.path / n).is_file() or file_digest(entry.path / n) != s
         ]
@@ -167,12 +173,24 @@ class Store:
             ) from err
 
 
+def _to_disk(folder: Path) -> None:
+    """Has the files of a folder really written, so that a name never comes before its content."""
+    for path in folder.iterdir():
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+
+
 def address(recipe: dict[str, Any]) -> str:
     """The address of a recipe: the first 32 digits of the SHA-256 of its canonical JSON."""
     return digest(recipe)[:32]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        StoreError: If the file is missing or damaged.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as err:

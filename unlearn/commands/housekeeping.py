@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from unlearn.commands import console
-from unlearn.commands.pages import default_root
-from unlearn.store import Entry, Store
+from unlearn.commands.pages import open_store
+from unlearn.errors import StoreError
+from unlearn.store import Entry
 
 
 def ls(where: Path | None, json: bool) -> None:
     """Lists every result with its size and what it is."""
-    store = Store(where or default_root())
+    store = open_store(where)
     found = [(e, _what(e)) for e in store.entries()]
     if json:
         console.say_json(
@@ -27,7 +28,7 @@ def ls(where: Path | None, json: bool) -> None:
 
 def verify(where: Path | None, json: bool) -> bool:
     """Recomputes every file's hash; whether all are as they were published."""
-    store = Store(where or default_root())
+    store = open_store(where)
     bad = {f"{e.kind}/{e.address}": names for e in store.entries() if (names := store.damage(e))}
     if json:
         console.say_json({"damaged": bad})
@@ -42,7 +43,7 @@ def verify(where: Path | None, json: bool) -> bool:
 
 def gc(where: Path | None, json: bool) -> None:
     """Removes damaged results and stale drafts."""
-    store = Store(where or default_root())
+    store = open_store(where)
     gone = [e.path for e in store.entries() if store.damage(e)] + store.drafts()
     for path in gone:
         store.remove(path)
@@ -57,17 +58,25 @@ def purge(request: str, seed: int, where: Path | None, json: bool) -> None:
     from unlearn import api
     from unlearn.pool import holders
 
-    store = Store(where or default_root())
+    store = open_store(where)
+    if not store.root.is_dir():
+        raise StoreError(
+            f"there is no store at {store.root}, so nothing was purged; name the right folder with --store"
+        )
     gone = holders(api.as_scenario(request), seed, store)
     for entry in gone:
         store.remove(entry.path)
+    pages = list((store.root / "pages").glob("*.html"))
+    for page in pages:
+        page.unlink()
     if json:
         console.say_json({"removed": [f"{e.kind}/{e.address}" for e in gone]})
         return
     counts = {k: sum(e.kind == k for e in gone) for k in dict.fromkeys(e.kind for e in gone)}
+    counts |= {"pages": len(pages)} if pages else {}
     said = ", ".join(f"{n} {k}" for k, n in counts.items()) or "nothing"
     console.say(
-        f"removed {said}; kept: reports without pictures of forgotten examples, and models that never saw them"
+        f"removed {said}; kept: reports without pictures of forgotten examples (`unlearn report` makes their pages again), and models that never saw them"
     )
 
 

@@ -18,7 +18,7 @@ from unlearn.store import Store
 
 def load(runs: Sequence[str], where: Path | None) -> list[Report]:
     """Reports by file, or by the beginning of their address in the store."""
-    store = Store(where or default_root())
+    store = open_store(where)
     return [x for r in runs for x in (Report.load_all(Path(r)) if Path(r).is_file() else [_stored(store, r)])]
 
 
@@ -85,11 +85,11 @@ def _entry(group: Group) -> dict[str, Any]:
     }
 
 
-def default_root() -> Path:
-    """The store's place where `--store` and `UNLEARN_STORE` give none."""
+def open_store(where: Path | None) -> Store:
+    """The store at a path, else in the user's cache folder; as `unlearn.api.open_store`, without torch."""
     import platformdirs
 
-    return platformdirs.user_cache_path("unlearn")
+    return Store((where or platformdirs.user_cache_path("unlearn")).expanduser())
 
 
 def _stored(store: Store, prefix: str) -> Report:

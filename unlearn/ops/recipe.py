@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unlearn.data import Handle
+from unlearn.errors import BadValue
 from unlearn.knobs import Declared, knob
 from unlearn.ops.steps import descend
 from unlearn.provenance import digest
@@ -83,7 +84,11 @@ class Function:
 
         with mode(subject.module, train=True):
             for _ in run.track(range(1), "train"):
-                self._fit(subject.module, batches, run.seed)
+                try:
+                    self._fit(subject.module, batches, run.seed)
+                except Exception as err:
+                    said = " ".join(str(err).split())
+                    raise BadValue(f"your fit() raised {type(err).__name__}: {said}") from err
         subject.module.zero_grad(set_to_none=True)
 
     def describe(self) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Report(BaseModel):
     costs: Costs
     weights: dict[str, str] = Field(description="SHA-256 of the original's, unlearned and oracle's weights")
     figures: dict[str, Any] = Field(default_factory=dict, description="Data of the pictures")
-    log: dict[str, list[float]] = Field(default_factory=dict, description="Scalars that the method noted")
+    log: dict[str, list[float | None]] = Field(
+        default_factory=dict, description="Scalars that the method noted"
+    )
     notes: tuple[str, ...] = Field((), description="Limits of this run, in sentences")
     environment: dict[str, Any] = Field(description="Versions, device, commit")
     created: str = Field(description="UTC time, ISO 8601")

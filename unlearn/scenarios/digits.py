@@ -60,7 +60,8 @@ class Digits(Scenario):
             noisy[rows[0]] = flipped
             parts[0] = Part(Relabeled(source, noisy), rows[0], Labels(flipped, CLASSES, noisy=wrong))
         train, validation, fit, test = parts
-        content = digest([weights_hash({"x": x, "y": y}), self.noise, SHARES])
+        inputs = weights_hash({"x": x, "y": y})
+        content = digest([inputs, self.noise, SHARES])
         pixels = Pixels(mean=(0.305,), std=(0.376,), pad=1)
         return Material(
             train,
@@ -71,6 +72,7 @@ class Digits(Scenario):
             pixels,
             surrogate=photo_patches(1000, 8, 1),
             noise=self.noise,
+            inputs=inputs,
         )
 
     def subject(self, rng: Generator) -> Classifier:
