@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def refused(result, *words):
     assert code == 2, (out, err)
     assert err.startswith("error: ")
     assert err.count("\n") == 1, err
+    assert "Pydantic" not in err
     for word in words:
         assert word in err
 
@@ -210,6 +212,42 @@ def test_out_writes_the_unlearned_weights(unlearn, made, tmp_path):
     refused(unlearn("run", "ssd", "none", *FAST, "--out", path), "--out writes one model")
 
 
+def test_weights_are_never_pickled(unlearn, made, tmp_path):
+    refused(unlearn("run", "ssd", *FAST, "--out", tmp_path / "o.pt"), "safetensors, never pickled")
+
+
+def test_floors_do_not_cut_numbers_on_a_narrow_terminal(unlearn, capsys, monkeypatch):
+    assert unlearn("run", "none", *FAST, "--oracles", "2")[0] == 0
+    env = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearn", "run", "none", *FAST, "--oracles", "2"],
+        env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    head = next(line for line in done.stdout.splitlines() if "unlearned" in line)
+    assert head.split() == ["score", "original", "unlearned", "oracle", "gap", "floor", "aim"]
+    assert max(map(len, done.stdout.splitlines())) <= 200
+
+
+@pytest.mark.parametrize("request_", ["class=3", "random=0.1", "indices=" + ":".join(map(str, range(30)))])
+def test_the_printed_command_makes_the_same_run(unlearn, made, request_):
+    from unlearn.report.reproduce import command
+
+    words = [
+        "run",
+        "ssd",
+        "--scenario",
+        f"digits/{request_},epochs=2",
+        "--metrics",
+        "accuracy",
+        "--alpha",
+        "4.5",
+    ]
+    first = json.loads(unlearn(*words, "--json")[1])[0]
+    printed = shlex.split(command(Report.model_validate(first)))
+    again = json.loads(unlearn(*printed[1:], "--metrics", "accuracy", "--json")[1])[0]
+    assert again["recipe"] == first["recipe"]
+
+
 def test_store_commands(unlearn, made, tmp_path):
     at = tmp_path / "own"
     assert unlearn("run", "ssd", *FAST, at=at)[0] == 0
@@ -262,6 +300,12 @@ def test_purge_removes_what_saw_the_forgotten_data(unlearn, tmp_path):
         (["run", "ssd", "--seed", "99999999999999999999"], ["--seed", "'99999999999999999999'"]),
         (["run", "ssd", "--minutes", "-1"], ["--minutes", "'-1'"]),
         (["run", "ssd", "--minutes", "nan"], ["--minutes", "'nan'"]),
+        (["run", "ssd", "--scenario", "digits/random=0"], ["random: fraction must be > 0 and < 1, got 0.0"]),
+        (
+            ["run", "ssd", "--subject", "mine.py:build", "--scenario", "mnist/class=3"],
+            ["--subject", "--forget"],
+        ),
+        (["run", "ssd", "none", "--preset", "paper"], ["none has no presets"]),
         (["run", "ssd", "--alpha", "-1"], ["alpha must be > 0, got -1.0"]),
         (["run", "ssd", "--alpha", "big"], ["--alpha", "'big'"]),
         (["run", "ssd", "--importance", "weekly"], ["weekly", "example", "batch"]),

@@ -291,3 +291,17 @@ def test_weights_of_a_plain_module_go_out_and_in(tmp_path):
     again = pool(custom(tmp_path / "mine.py", weights=str(out)), tmp_path).trial(Seeds())
     assert torch.equal(again.original.outputs(batch), trial.original.outputs(batch))
     assert again.base != trial.base
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    text = MINE.replace(
+        "    return net(), ",
+        "    broken = net()\n    broken[0].weight.data[0] = float('nan')\n    return broken, ",
+    )
+    assert "weights hold NaN or infinite values, first in 0.weight" in str(
+        message(custom(write(tmp_path, text)), tmp_path)
+    )
+
+
+def test_a_head_that_is_not_there_is_refused(tmp_path):
+    assert "no layer called '7'" in str(message(custom(write(tmp_path, MINE), head="7"), tmp_path))

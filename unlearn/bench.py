@@ -24,7 +24,7 @@ from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
 from unlearn.patch import changed_share, load_tensors, save_patch, save_tensors, weights_hash
 from unlearn.pool import Model, Pool, rows_digest
-from unlearn.provenance import code_of, environment
+from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
 from unlearn.report import SCHEMA, Costs, Report
 from unlearn.runtime import Progress, Run, Silent, seeded_globals
@@ -103,6 +103,7 @@ class Bench:
             "weights": self._weights(trial, done),
             "code": code_of(*map(type, metrics), type(done), modules=("unlearn.metric", "unlearn.figures")),
             "training": trial.facts["training"],
+            "plugin": plugin_file(type(method)),
             "schema": SCHEMA,
             "show_forgotten": self.show_forgotten,
         }

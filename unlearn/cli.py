@@ -86,7 +86,7 @@ def run(
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
     job = runs.Job(
-        runs.scenario("custom" if subject else scenario, forget, given), built, order,
+        runs.scenario(scenario, forget, given), built, order,
         api.chosen(split_names(metrics), suite), oracles, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:

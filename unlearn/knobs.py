@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_arg
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from unlearn.errors import BadValue
 
@@ -114,7 +115,7 @@ class Declared(BaseModel):
     @classmethod
     def title(cls) -> str:
         """The name by which messages call this class: the registered one where there is one."""
-        return str(getattr(cls, "name", "") or cls.__name__.lower())
+        return str(getattr(cls, "name", "") or getattr(cls, "kind", "") or cls.__name__.lower())
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as plain JSON values; `from_dict` turns them back."""
@@ -145,7 +146,8 @@ def _explain(cls: type[Declared], err: ValidationError) -> str:
             k = knobs[name]
             wrong_type = "type" in e["type"] or e["type"].endswith("_parsing")
             allowed = k.kind if wrong_type and not k.choices else k.allowed
-            parts[name] = f"{name} must be {allowed}, got {e['input']!r} (default {k.default!r})"
+            default = "" if k.default is PydanticUndefined else f" (default {k.default!r})"
+            parts[name] = f"{name} must be {allowed}, got {e['input']!r}{default}"
         elif e["type"] == "extra_forbidden":
             parts[name] = f"{name} is no field; the fields are {', '.join(knobs) or 'none'}"
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_type_hints
 
 from unlearn.data import Split
+from unlearn.errors import UnknownName
 from unlearn.knobs import Declared
 from unlearn.registry import unknown
 from unlearn.runtime import Run
@@ -71,6 +72,10 @@ class Method(Declared, ABC, Generic[S]):
         Raises:
             UnknownName: If the method has no such preset.
         """
+        if not cls.presets:
+            raise UnknownName(
+                f"{cls.name} has no presets; leave it out of a run with --preset, or give its options by name"
+            )
         if name not in cls.presets:
             raise unknown(f"preset of {cls.name}", name, cls.presets)
         return cls(**{**cls.presets[name].values, **values})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
-from unlearn.errors import BadData, BadValue
+from unlearn.errors import BadData, BadValue, BadWeights
 from unlearn.ops.recipe import Recipe
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.provenance import code_of
@@ -80,6 +80,7 @@ class Pool:
         if self.given is None:
             return self.trained(torch.ones(len(self.material.train.rows), dtype=torch.bool), seed, "original")
         self.given.module.to(self.device)
+        check_weights(self.given)
         known = {
             "weights": weights_hash(self.given.module.state_dict()),
             "material": self.material.content,
@@ -234,6 +235,19 @@ def check_labels(material: Material, subject: Subject) -> None:
         if len(bad):
             raise BadData(
                 f"{name} label {int(y[bad[0]])} in row {int(bad[0])} is out of range: the model has classes 0 to {subject.classes - 1}; fix the labels or the model"
+            )
+
+
+def check_weights(subject: Subject) -> None:
+    """Refuses a model whose weights are not finite.
+
+    Raises:
+        BadWeights: With the first such tensor.
+    """
+    for name, t in subject.module.state_dict().items():
+        if t.is_floating_point() and not t.isfinite().all():
+            raise BadWeights(
+                f"the model's weights hold NaN or infinite values, first in {name}; give a model that works"
             )
 
 

@@ -76,6 +76,13 @@ def code_of(*classes: type, modules: Iterable[str] = ()) -> list[str]:
     return [code_version(n for n in names if n != "unlearn"), *sorted(files)]
 
 
+def plugin_file(cls: type) -> str:
+    """Name of the file that `--plugin` took this class from; nothing for a built-in or an installed package."""
+    if not cls.__module__.startswith("unlearn_file_"):
+        return ""
+    return Path(inspect.getfile(cls)).name
+
+
 def _users_source(cls: type) -> str:
     try:
         return Path(inspect.getfile(cls)).read_text(encoding="utf-8")

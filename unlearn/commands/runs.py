@@ -71,6 +71,12 @@ class Job:
 
 def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:
     """The scenario of a command: its text, the request that replaces its own, and the options given."""
+    if own.get("model"):
+        if text not in ("digits", "custom") and not text.startswith("custom/"):
+            raise BadValue(
+                f"--subject brings its own data, so it does not go with --scenario {text}; give the request with --forget"
+            )
+        text = text if text.startswith("custom") else "custom"
     options = chosen_options(own, scenarios.get(text.partition("/")[0]))
     return api.as_scenario(text, forget, **options)
 

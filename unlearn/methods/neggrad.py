@@ -80,5 +80,5 @@ class NegGrad(Method[HasLoss]):
         if isinstance(subject, Classifies):
             return self.ceiling * math.log(subject.classes)
         with torch.no_grad(), mode(subject.module, train=False):
-            losses = [subject.loss(f, run.rng).double() for f in forget.batches(self.batch_size)]
+            losses = [subject.loss(f, run.rng).cpu().double() for f in forget.batches(self.batch_size)]
         return self.growth * float(torch.cat(losses).mean())

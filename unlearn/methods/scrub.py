@@ -169,4 +169,4 @@ class _Past:
             raise Mismatch(
                 "scrub rewinds by validation examples of the forgotten classes and there are none; use rewind=False"
             )
-        return float(found.double().mean())
+        return float(found.float().mean())

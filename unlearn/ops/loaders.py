@@ -180,7 +180,9 @@ def _from_hub(where: str) -> Any:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", where) or where.startswith("."):
         raise BadData(f"no folder {where!r} here; a folder may hold {FORMATS}")
     from datasets import load_dataset
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries would bury the one line that is said below
     try:
         return load_dataset(where)
     except Exception as err:

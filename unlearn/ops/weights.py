@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from unlearn.errors import BadWeights
+from unlearn.errors import BadValue, BadWeights
 from unlearn.patch import load_tensors, save_tensors
 from unlearn.subject import Subject
 
@@ -109,6 +109,10 @@ def save_like(subject: Subject, out: Path, source: str = "") -> Path:
         `out`.
     """
     module = subject.module
+    if not isinstance(module, SavesPretrained) and out.suffix != ".safetensors":
+        raise BadValue(
+            f"--out {out}: a plain module's weights are written as safetensors, never pickled; name a file that ends in .safetensors"
+        )
     if out.suffix == ".safetensors" or not isinstance(module, SavesPretrained):
         out.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(out, module.state_dict(), format="pt")

@@ -63,7 +63,10 @@ def published(report: Report) -> tuple[Row, ...]:
     """The published rows of this report's setting; none where it differs in data, network or request."""
     scenario = report.recipe["scenario"]
     options, request = scenario["options"], scenario["request"]
-    whole = not options.get("limit") and not options.get("test_limit")
+    whole = (
+        not any(options.get(k) for k in ("limit", "test_limit", "weights"))
+        and options.get("normalise", "own") == "own"
+    )
     if scenario["name"] != "cifar10" or options.get("network") != "resnet18" or not whole:
         return ()
     return TABLES.get(request.get("fraction", 0.0), ()) if request["kind"] == "random" else ()

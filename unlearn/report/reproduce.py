@@ -11,16 +11,38 @@ from unlearn.report import Report
 
 
 def command(report: Report) -> str:
-    """The command line of a report's run: only hyper-parameters that differ from the defaults are named."""
+    """The command line of a report's run: only hyper-parameters that differ from the defaults are named.
+
+    Positions of forgotten examples are written out. Names of a user's own plugins need their `--plugin` as well.
+    """
     recipe = report.recipe
-    words = ["unlearn", "run", report.method, "--scenario", report.scenario, *_seeds(report.seeds)]
+    words = [
+        "unlearn",
+        "run",
+        report.method,
+        "--scenario",
+        _scenario(recipe["scenario"]),
+        *_seeds(report.seeds),
+    ]
     if len(oracles := recipe.get("oracles", [])) > 1:
         words += ["--oracles", str(len(oracles))]
+    if plugin := recipe.get("plugin"):
+        words += ["--plugin", plugin]
     defaults = _defaults(report.method)
     for name, value in recipe["method"]["values"].items():
         if name not in defaults or defaults[name] != value:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def _scenario(recipe: dict[str, Any]) -> str:
+    """The scenario as the command line reads it; its text shortens long lists of positions."""
+    text, request = str(recipe["text"]), recipe["request"]
+    if request["kind"] != "indices":
+        return text
+    name, _, rest = text.partition("/")
+    options = "".join(f",{word}" for word in rest.split(",")[1:])
+    return f"{name}/indices={':'.join(map(str, request['indices']))}{options}"
 
 
 def _seeds(seeds: dict[str, int]) -> list[str]:

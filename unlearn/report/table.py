@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+WIDE = 90  # columns of a terminal for scores with floors and intervals
 LABELS, WIDEST = 36, 15  # columns of a terminal: names, aim and oracle; one method
 STYLES = {"forgotten": "green", "not": "red", "visible": "red", "nothing": "red", "destroyed": "red"}
 
@@ -43,9 +44,9 @@ def show(console: Console, reports: Sequence[Report], every: bool = False) -> No
 def one(console: Console, group: Group, every: bool = False) -> None:
     """Scores of one method beside those of the oracle, headline first, and its costs."""
     title = f"{group.label} on {group.first.scenario}, {seeds_text(group)}"
-    console.print(scores(group.headline, title))
+    console.print(scores(group.headline, title, console.width))
     if every and group.rest:
-        console.print(scores(group.rest, "\nMore scores"))
+        console.print(scores(group.rest, "\nMore scores", console.width))
     console.print()
     console.print(costs(group))
     console.print()
@@ -78,15 +79,19 @@ def _beside(found: Sequence[Group]) -> Table:
     return table
 
 
-def scores(cells: Sequence[Cell], title: str) -> Table:
-    """A table of scores: original, unlearned, oracle, gap, floor where one is known, aim, 95 % interval."""
+def scores(cells: Sequence[Cell], title: str, width: int = 120) -> Table:
+    """A table of scores: original, unlearned, oracle, gap, floor where one is known, aim, 95 % interval.
+
+    Where floors are known and `width` columns are too few, the interval is left out rather than cut.
+    """
     floored = any(c.floor is not None for c in cells)
     floor = ["floor"] if floored else []
-    table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", "95 %"])
+    ends = ["95 %"] if not floored or width >= WIDE else []
+    table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", *ends])
     for c in cells:
         known = [number(c.floor)] if floored else []
         _row(table, [c.name, number(c.original), _mean(c), number(c.reference), number(c.gap), *known,
-                     c.score.aim.sign, bounds(c).replace(" to ", "–")])  # fmt: skip
+                     c.score.aim.sign, *([bounds(c).replace(" to ", "–")] if ends else [])])  # fmt: skip
     return table
 
 

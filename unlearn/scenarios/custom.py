@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from unlearn.errors import BadData, BadValue, Mismatch
 from unlearn.knobs import knob
 from unlearn.ops.division import divide, limited
+from unlearn.ops.hooks import named
 from unlearn.ops.loaders import Loaded, load, loaded
 from unlearn.ops.photos import photo_patches
 from unlearn.ops.pictures import Frame
@@ -226,6 +227,8 @@ class Custom(Scenario):
             raise BadData(
                 f"a plain module must return logits of shape (B, C), this one returned {shape}; return a subject for other kinds of models"
             )
+        if self.head:
+            named(module, self.head)
         return Classifier(module, logits.shape[1], read=read, head=self.head)
 
     def _transform(self, file: UserFile, source: Source) -> Transform:
