@@ -12,5 +12,7 @@ for kind in (registry.methods, registry.metrics, registry.subjects, registry.sce
 
 report = unlearn.run("salun", scenario="digits/class=3", seed=0)
 assert report.score("accuracy/forget") is not None
-print(f"salun in {report.costs.seconds:.1f} s from {unlearn.__file__.partition('site-packages')[2] or 'a checkout'}")
+print(
+    f"salun in {report.costs.seconds:.1f} s from {unlearn.__file__.partition('site-packages')[2] or 'a checkout'}"
+)
 assert "site-packages" in unlearn.__file__
