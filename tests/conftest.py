@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the suite runs in parallel processes; those that tests start inherit it
 
 import pytest
 import torch
+
+from unlearn import registry
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -34,7 +40,16 @@ def shared():
     return SHARED
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _threads():
-    """One thread in each worker: the suite runs in parallel processes."""
-    torch.set_num_threads(1)
+@pytest.fixture(autouse=True)
+def _plugins():
+    """Plugins that a test registers are gone after it."""
+    registries = (registry.methods, registry.metrics, registry.subjects, registry.scenarios)
+    before, modules = [set(r._live) for r in registries], set(sys.modules)
+    yield
+    for known, r in zip(before, registries, strict=True):
+        for name in set(r._live) - known:
+            if r._live[name].__module__.partition(".")[0] != "unlearn":
+                del r._live[name]
+    for name in set(sys.modules) - modules:
+        if name.startswith("unlearn_file_"):
+            del sys.modules[name]
