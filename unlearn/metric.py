@@ -22,6 +22,8 @@ __all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
 
 Arrays = dict[str, Tensor]
 Cache = Callable[[str, str, Callable[[], Arrays]], Arrays]
+Ends = dict[str, Any]
+"""The fields `low`, `high` and `interval` of a score, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +124,19 @@ class Evidence:
                      floor=floor, aim=aim, **_note(rest, self, aim))  # fmt: skip
 
     def distance(
-        self, name: str, between: Callable[[str, str], Tensor | float], aim: Aim, **rest: Any
-    ) -> Score:
+        self, name: str, between: Callable[[str, str], Tensor | float], aim: Aim,
+        ends: Callable[[], Ends] = dict, **rest: Any,
+    ) -> Score:  # fmt: skip
         """A score that compares a model with the oracle: `between("unlearned", "oracle")`.
 
-        Without an oracle the value is unknown. The floor is the value between two oracles.
+        Without an oracle the value is unknown, and `ends`, which makes the interval, is not called. The floor is
+        the value between two oracles.
         """
         if not self.has_oracle:
             return Score(name=name, value=None, aim=aim, **_note(rest, self, Aim.MATCH))
         floor = float(between("oracle2", "oracle")) if "oracle2" in self.subjects else None
         return Score(name=name, value=float(between("unlearned", "oracle")),
-                     original=float(between("original", "oracle")), floor=floor, aim=aim, **rest)  # fmt: skip
+                     original=float(between("original", "oracle")), floor=floor, aim=aim, **ends(), **rest)  # fmt: skip
 
     def _get(self, who: str, where: str, what: str) -> Tensor:
         if (view := self.views.get(where)) is not None:

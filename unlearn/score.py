@@ -38,7 +38,10 @@ class Score(BaseModel):
     floor: float | None = Field(None, description="Distance between two oracles, where there are two")
     low: float | None = Field(None, description="Lower end of the interval")
     high: float | None = Field(None, description="Upper end of the interval")
-    interval: str = Field("", description="How the interval was made, such as wilson 95 %")
+    interval: str = Field(
+        "",
+        description="How the interval was made, such as wilson 95 %; nothing for what is no sample, such as a cost",
+    )
     unit: str = Field("", description="Unit; nothing for a share or a pure number")
     n: int | None = Field(None, description="Examples measured")
     note: str = Field("", description="What limits the number, in one sentence")

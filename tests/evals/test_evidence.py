@@ -9,6 +9,11 @@ import torch
 from unlearn.registry import metrics
 from unlearn.score import Aim
 
+WITHOUT_INTERVAL = {
+    "collapse": "a flag", "memory": "a cost", "read": "a cost", "run-time": "a cost", "relearn": "a count of steps",
+    "weight-distance": "of weights, not of examples", "per-class": "a largest value; its classes are in the table",
+    "avg-gap": "its columns have intervals", "mia-logistic": "parity", "mia-svc": "parity",
+}  # fmt: skip
 NAMES = metrics.names()
 IDEAL = {
     "activation-distance/l1": 0, "activation-distance/l2": 0, "agreement/forget": 1, "agreement/test": 1,
@@ -33,8 +38,17 @@ def test_scores_are_named_and_can_be_stored(metric, world, removed):
         assert score.n is None or score.n > 0
         json.dumps(score.model_dump(mode="json"), allow_nan=False)
         assert score.value is not None or score.note
-        if score.interval.startswith("wilson"):
+        if score.interval.startswith(("wilson", "t ")):
             assert score.low <= score.value <= score.high
+
+
+@pytest.mark.parametrize("removed", [(), (2,)])
+def test_what_is_estimated_from_examples_has_an_interval(metric, world, removed):
+    ev = world(removed)
+    for score in metric.score_of(ev):
+        if score.value is not None and metric.name not in WITHOUT_INTERVAL:
+            assert score.low < score.high, score.name
+            assert "95 %" in score.interval, score.name
 
 
 def test_the_summary_is_one_short_sentence(metric):

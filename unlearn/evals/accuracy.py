@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import scored
-from unlearn.ops.stats import wilson
+from unlearn.ops.stats import ends_of_share
 from unlearn.registry import metrics
 
 
@@ -27,12 +27,10 @@ class Accuracy(Metric):
         return [self._score(ev, where) for where in scored(ev)]
 
     def _score(self, ev: Evidence, where: str) -> Score:
-        n = len(ev.y(where))
         hits = ev.correct("unlearned", where)
-        low, high = wilson(int(hits.sum()), n)
         return ev.level(
             f"accuracy/{where}", lambda who: accuracy(ev.correct(who, where)), Aim.MATCH, metric=self.name,
-            low=low, high=high, interval="wilson 95 %", n=n, headline=True,
+            n=len(hits), headline=True, **ends_of_share(hits),
         )  # fmt: skip
 
 

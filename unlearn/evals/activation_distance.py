@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.divergence import output_distance
+from unlearn.ops.stats import ends_of_mean
 from unlearn.registry import metrics
 
 
@@ -25,8 +28,10 @@ class ActivationDistance(Metric):
         return [self._score(ev, norm) for norm in (2, 1)]
 
     def _score(self, ev: Evidence, norm: int) -> Score:
+        def apart(a: str, b: str) -> Tensor:
+            return output_distance(ev.outputs(a, "forget"), ev.outputs(b, "forget"), norm)
+
         return ev.distance(
-            f"activation-distance/l{norm}",
-            lambda a, b: output_distance(ev.outputs(a, "forget"), ev.outputs(b, "forget"), norm).mean(),
-            Aim.DOWN, metric=self.name, n=len(ev.y("forget")),
+            f"activation-distance/l{norm}", lambda a, b: apart(a, b).mean(), Aim.DOWN,
+            lambda: ends_of_mean(apart("unlearned", "oracle")), metric=self.name, n=len(ev.y("forget")),
         )  # fmt: skip

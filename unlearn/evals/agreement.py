@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.stats import ends_of_share
 from unlearn.registry import metrics
 
 
@@ -26,6 +27,7 @@ class Agreement(Metric):
     def _score(self, ev: Evidence, where: str) -> Score:
         return ev.distance(
             f"agreement/{where}", lambda a, b: agreement(ev.outputs(a, where), ev.outputs(b, where)), Aim.UP,
+            lambda: ends_of_share(alike(ev.outputs("unlearned", where), ev.outputs("oracle", where))),
             metric=self.name, n=len(ev.y(where)),
         )  # fmt: skip
 
@@ -43,4 +45,9 @@ def agreement(a: Tensor, b: Tensor) -> float:
         >>> agreement(eye, eye), agreement(eye, torch.ones(2, 1) * eye[0])
         (1.0, 0.5)
     """
-    return float((a.argmax(1) == b.argmax(1)).double().mean())
+    return float(alike(a, b).double().mean())
+
+
+def alike(a: Tensor, b: Tensor) -> Tensor:
+    """Whether the largest entries of two rows stand in the same place, with shape (N,); see `agreement`."""
+    return a.argmax(1) == b.argmax(1)

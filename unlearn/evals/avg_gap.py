@@ -40,6 +40,7 @@ class AvgGap(Metric):
         return [ev.distance(
             "avg-gap", lambda a, b: avg_gap(rows[a], rows[b]), Aim.DOWN, metric=self.name, unit="points",
             variant="" if self.mia == "threshold" else self.mia, n=len(ev.y("forget")),
+            note="of one seed its four columns have intervals, not their mean",
         )]  # fmt: skip
 
     def _row(self, ev: Evidence, who: str) -> list[float]:

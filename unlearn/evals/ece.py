@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import kept_test
 from unlearn.ops.signals import log_probabilities
+from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 
 
@@ -33,11 +36,17 @@ class Ece(Metric):
         return [self._score(ev, where, aim) for where, aim in aims.items() if len(ev.y(where))]
 
     def _score(self, ev: Evidence, where: str, aim: Aim) -> Score:
-        def of(who: str) -> Tensor:
-            confidence = log_probabilities(ev.outputs(who, where)).exp().amax(1)
-            return ece(confidence, ev.correct(who, where), self.bins)
+        n = len(ev.y(where))
 
-        return ev.level(f"ece/{where}", of, aim, metric=self.name, n=len(ev.y(where)))
+        @functools.cache
+        def sure(who: str) -> Tensor:
+            return log_probabilities(ev.outputs(who, where)).exp().amax(1)
+
+        def of(who: str, rows: Rows = ...) -> Tensor:
+            return ece(sure(who)[rows], ev.correct(who, where)[rows], self.bins)
+
+        ends = over_examples(lambda rows: of("unlearned", rows), n, seed=ev.seed)
+        return ev.level(f"ece/{where}", of, aim, metric=self.name, n=n, **ends)
 
 
 def ece(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:

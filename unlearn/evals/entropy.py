@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from torch import Tensor
 
-from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.metric import Aim, Ends, Evidence, Metric, Score
 from unlearn.ops.signals import entropies, log_probabilities
+from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 
 
@@ -24,19 +28,31 @@ class Entropy(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """Two scores."""
-        n = len(ev.y("forget")) + len(ev.y("audit"))
+        sizes = len(ev.y("forget")), len(ev.y("audit"))
+        n = sum(sizes)
         if not len(ev.y("audit")):
             return []
 
+        @functools.cache
         def sure(who: str, where: str) -> Tensor:
             return entropies(log_probabilities(ev.outputs(who, where)))
 
+        @functools.cache
+        def losses(who: str, where: str) -> Tensor:
+            return ev.losses(who, where)
+
+        def spread(who: str, f: Rows = ..., a: Rows = ...) -> float:
+            return w1(sure(who, "forget")[f], sure(who, "audit")[a])
+
+        def share(who: str, f: Rows = ..., a: Rows = ...) -> float:
+            return beyond(losses(who, "forget")[f], losses(who, "audit")[a], 0.99)
+
+        def ends(of: Callable[..., float]) -> Ends:
+            return over_examples(functools.partial(of, "unlearned"), *sizes, seed=ev.seed)
+
         return [
-            ev.level("entropy/w1", lambda who: w1(sure(who, "forget"), sure(who, "audit")), Aim.MATCH,
-                     metric=self.name, unit="nats", n=n),
-            ev.level("entropy/streisand",
-                     lambda who: beyond(ev.losses(who, "forget"), ev.losses(who, "audit"), 0.99), Aim.MATCH,
-                     metric=self.name, n=n),
+            ev.level("entropy/w1", spread, Aim.MATCH, metric=self.name, unit="nats", n=n, **ends(spread)),
+            ev.level("entropy/streisand", share, Aim.MATCH, metric=self.name, n=n, **ends(share)),
         ]  # fmt: skip
 
 

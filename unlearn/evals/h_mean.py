@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 
 
@@ -27,12 +28,18 @@ class HMean(Metric):
         if not (len(ev.y(kept)) and len(ev.y(gone))):
             return []
 
-        def share(who: str, where: str) -> float:
-            return float(ev.correct(who, where).double().mean())
+        sizes = len(ev.y(kept)), len(ev.y(gone))
+
+        def share(who: str, where: str, rows: Rows) -> float:
+            return float(ev.correct(who, where)[rows].double().mean())
+
+        def of(who: str, kept_rows: Rows = ..., gone_rows: Rows = ...) -> float:
+            drop = share("original", gone, gone_rows) - share(who, gone, gone_rows)
+            return h_mean(share(who, kept, kept_rows), drop)
 
         return [ev.level(
-            "h-mean", lambda who: h_mean(share(who, kept), share("original", gone) - share(who, gone)),
-            Aim.UP if ev.removed else Aim.MATCH, metric=self.name, n=len(ev.y(kept)) + len(ev.y(gone)),
+            "h-mean", of, Aim.UP if ev.removed else Aim.MATCH, metric=self.name, n=sum(sizes),
+            **over_examples(lambda *rows: of("unlearned", *rows), *sizes, seed=ev.seed),
         )]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.divergence import js
+from unlearn.ops.stats import ends_of_mean
 from unlearn.registry import metrics
 
 
@@ -39,10 +40,11 @@ class Js(Metric):
 
     def _score(self, ev: Evidence, where: str) -> Score:
         def between(a: str, b: str) -> Tensor:
-            mean = js(ev.outputs(a, where), ev.outputs(b, where)).mean()
-            return mean / math.log(2) if self.variant == "bits" else mean
+            nats = js(ev.outputs(a, where), ev.outputs(b, where))
+            return nats / math.log(2) if self.variant == "bits" else nats
 
         return ev.distance(
-            f"js/{where}", between, Aim.DOWN, metric=self.name, unit=self.variant, n=len(ev.y(where)),
+            f"js/{where}", lambda a, b: between(a, b).mean(), Aim.DOWN,
+            lambda: ends_of_mean(between("unlearned", "oracle")), metric=self.name, unit=self.variant, n=len(ev.y(where)),
             variant="" if self.variant == "nats" else self.variant, headline=where == "forget",
         )  # fmt: skip

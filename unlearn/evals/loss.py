@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import scored
+from unlearn.ops.stats import ends_of_mean
 from unlearn.registry import metrics
 from unlearn.subject import Classifies, HasLoss
 
@@ -26,7 +27,8 @@ class Loss(Metric):
         return [self._score(ev, where, unit) for where in scored(ev)]
 
     def _score(self, ev: Evidence, where: str, unit: str) -> Score:
+        losses = ev.losses("unlearned", where)
         return ev.level(
             f"loss/{where}", lambda who: ev.losses(who, where).double().mean(), Aim.MATCH, metric=self.name,
-            unit=unit, n=len(ev.y(where)), headline=unit == "loss",
+            unit=unit, n=len(losses), headline=unit == "loss", **ends_of_mean(losses),
         )  # fmt: skip

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unlearn.knobs import knob
-from unlearn.metric import Aim, Evidence, Metric, Score
-from unlearn.ops.membership import signal, threshold_accuracy
+from unlearn.metric import Aim, Ends, Evidence, Metric, Score
+from unlearn.ops.membership import Floats, crossed_accuracy, signal, threshold_accuracy
 from unlearn.ops.sets import like_retain
-from unlearn.ops.stats import wilson
+from unlearn.ops.stats import bootstrap, wilson
 from unlearn.ops.threshold import auc, auc_interval, tpr_at
 from unlearn.registry import metrics
 from unlearn.subject import Classifies, HasLoss
 
-Signal = Callable[[str, str], NDArray[np.float64]]
+Signal = Callable[[str, str], Floats]
 
 RATES = ((0.1, "10%", 30), (0.01, "1%", 300), (0.001, "0.1%", 3000))
 """False-positive rate, its name, and the held-out examples it takes to rest on three false positives."""
@@ -51,7 +50,7 @@ class Mia(Metric):
     """
 
     needs: ClassVar[type] = HasLoss
-    draws: int = knob(200, "bootstrap draws of the interval of the AUC", ge=20)
+    draws: int = knob(200, "bootstrap draws of an interval", ge=20)
 
     def measure(self, ev: Evidence) -> list[Score]:
         """Every attack on every signal."""
@@ -67,17 +66,16 @@ class Mia(Metric):
             yield Score(name=f"mia/{name}/auc", metric=self.name, value=None, aim=Aim.MATCH, n=n_f,
                         note="refused: there are no held-out examples like the forgotten ones")  # fmt: skip
             return
-        low, high = auc_interval(of("unlearned", "forget"), of("unlearned", "audit"), ev.seed, self.draws)
+        sets = ("forget", "audit_fit", "audit")
         yield ev.level(
             f"mia/{name}/auc", lambda who: auc(of(who, "forget"), of(who, "audit")), Aim.MATCH,
-            metric=self.name, low=low, high=high, interval="bootstrap 95 %", n=n_f + n_a,
-            headline=name == "loss",
+            metric=self.name, n=n_f + n_a, headline=name == "loss", **self._ends(ev, of, "forget", "audit"),
         )  # fmt: skip
         if n_f > 1:
             yield ev.level(
                 f"mia/{name}/balanced",
-                lambda who: threshold_accuracy(of(who, "forget"), of(who, "audit_fit"), of(who, "audit")),
-                Aim.MATCH, metric=self.name, n=n_f + n_a,
+                lambda who: threshold_accuracy(*(of(who, where) for where in sets)), Aim.MATCH,
+                metric=self.name, n=n_f + n_a, **self._crossed_ends(ev, *(of("unlearned", w) for w in sets)),
             )  # fmt: skip
         for rate, label, least in RATES:
             yield self._tpr(ev, of, f"mia/{name}/tpr@{label}", rate, least)
@@ -85,8 +83,18 @@ class Mia(Metric):
         if len(ev.y(held)):
             yield ev.level(
                 f"mia/{name}/auc-retain", lambda who: auc(of(who, "retain"), of(who, held)), Aim.MATCH,
-                metric=self.name, n=len(ev.y("retain")) + len(ev.y(held)),
+                metric=self.name, n=len(ev.y("retain")) + len(ev.y(held)), **self._ends(ev, of, "retain", held),
             )  # fmt: skip
+
+    def _ends(self, ev: Evidence, of: Signal, members: str, others: str) -> Ends:
+        low, high = auc_interval(of("unlearned", members), of("unlearned", others), ev.seed, self.draws)
+        return {"low": low, "high": high, "interval": "bootstrap 95 %"}
+
+    def _crossed_ends(self, ev: Evidence, forget: Floats, fit: Floats, audit: Floats) -> Ends:
+        """Each half of the forget set is resampled by itself, so that no example is fitted on and scored."""
+        samples = forget[::2], forget[1::2], fit, audit
+        low, high = bootstrap(crossed_accuracy, *samples, seed=ev.seed, draws=self.draws)
+        return {"low": low, "high": high, "interval": "bootstrap 95 %"}
 
     def _tpr(self, ev: Evidence, of: Signal, name: str, rate: float, least: int) -> Score:
         n, negatives = len(ev.y("forget")), len(ev.y("audit"))

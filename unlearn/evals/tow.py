@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import kept_test
+from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 
 
@@ -26,12 +27,17 @@ class Tow(Metric):
         """One score."""
         sets = ("forget", "retain", kept_test(ev))
 
-        def row(who: str) -> list[float]:
-            return [float(ev.correct(who, where).double().mean()) for where in sets]
+        sizes = [len(ev.y(where)) for where in sets]
+
+        def between(a: str, b: str, *rows: Rows) -> float:
+            pairs = [[ev.correct(who, where)[r].double().mean() for where, r in zip(sets, rows, strict=True)]
+                     for who in (a, b)]  # fmt: skip
+            return tow(*([float(v) for v in row] for row in pairs))
 
         return [ev.distance(
-            "tow", lambda a, b: tow(row(a), row(b)), Aim.UP, metric=self.name,
-            n=sum(len(ev.y(where)) for where in sets), headline=True,
+            "tow", lambda a, b: between(a, b, ..., ..., ...), Aim.UP,
+            lambda: over_examples(lambda *rows: between("unlearned", "oracle", *rows), *sizes, seed=ev.seed),
+            metric=self.name, n=sum(sizes), headline=True,
         )]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unlearn.metric import Aim, Evidence, Metric, Score
-from unlearn.ops.stats import wilson
+from unlearn.ops.stats import ends_of_share
 from unlearn.registry import metrics
 
 
@@ -22,8 +22,7 @@ class Ua(Metric):
     def measure(self, ev: Evidence) -> list[Score]:
         """One score."""
         wrong = ~ev.correct("unlearned", "forget")
-        low, high = wilson(int(wrong.sum()), len(wrong))
         return [ev.level(
             "ua", lambda who: 1 - ev.correct(who, "forget").double().mean(), Aim.MATCH, metric=self.name,
-            low=low, high=high, interval="wilson 95 %", n=len(wrong),
+            n=len(wrong), **ends_of_share(wrong),
         )]  # fmt: skip

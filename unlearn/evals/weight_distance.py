@@ -33,7 +33,7 @@ class WeightDistance(Metric):
             ev.distance(
                 "weight-distance/oracle",
                 lambda a, b: weight_distance(_weights(modules[a]), _weights(modules[b])),
-                Aim.DOWN, metric=self.name, note="two oracles are far apart as well: see the floor",
+                Aim.DOWN, metric=self.name, note="descriptive: two oracles are far apart as well",
             ),
         ]  # fmt: skip
 

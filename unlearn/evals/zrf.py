@@ -11,6 +11,7 @@ from torch import Tensor
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.divergence import js, js_released
+from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 from unlearn.subject import FreshClassifier, mode
 
@@ -40,9 +41,13 @@ class Zrf(Metric):
     def measure(self, ev: Evidence) -> list[Score]:
         """One score."""
         untrained = _untrained_outputs(ev)
+
+        def of(who: str, rows: Rows = ...) -> float:
+            return zrf(ev.outputs(who, "forget")[rows], untrained[rows], self.variant)
+
         return [ev.level(
-            "zrf", lambda who: zrf(ev.outputs(who, "forget"), untrained, self.variant), Aim.MATCH,
-            metric=self.name, variant="" if self.variant == "nats" else self.variant, n=len(untrained),
+            "zrf", of, Aim.MATCH, metric=self.name, variant="" if self.variant == "nats" else self.variant,
+            n=len(untrained), **over_examples(lambda rows: of("unlearned", rows), len(untrained), seed=ev.seed),
         )]  # fmt: skip
 
 

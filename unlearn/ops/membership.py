@@ -61,8 +61,12 @@ def threshold_accuracy(members: Floats, fit: Floats, others: Floats) -> float:
         fit: Of the others on which the threshold is fitted.
         others: Of the others on which it is scored.
     """
-    halves = members[::2], members[1::2]
-    turns = [(halves[0], halves[1]), (halves[1], halves[0])]
+    return crossed_accuracy(members[::2], members[1::2], fit, others)
+
+
+def crossed_accuracy(first: Floats, second: Floats, fit: Floats, others: Floats) -> float:
+    """`threshold_accuracy` of members in two halves, with shapes (A,) and (B,)."""
+    turns = [(first, second), (second, first)]
     return float(np.mean([best_rule(a, fit).balanced_accuracy(b, others) for a, b in turns]))
 
 

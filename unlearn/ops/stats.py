@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from unlearn.metric import Ends
 from unlearn.report.interval import t_interval
 
-__all__ = ["bootstrap", "t_interval", "wilson"]
+__all__ = ["Rows", "bootstrap", "ends_of_mean", "ends_of_share", "over_examples", "t_interval", "wilson"]
+
+Rows = NDArray[np.int64] | EllipsisType
+"""Positions in a set with shape (N,), or all of it."""
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -45,3 +52,53 @@ def bootstrap(
     values = [statistic(*(s[rng.integers(0, len(s), len(s))] for s in samples)) for _ in range(draws)]
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def ends_of_share(hits: Tensor) -> Ends:
+    """Wilson interval of a share, as fields of a score.
+
+    Args:
+        hits: 0 or 1 for each example, with shape (N,).
+    """
+    if not len(hits):
+        return {}
+    low, high = wilson(int(hits.sum()), len(hits))
+    return {"low": low, "high": high, "interval": "wilson 95 %"}
+
+
+def ends_of_mean(values: Tensor) -> Ends:
+    """t-interval of a mean over examples, as fields of a score; nothing with fewer than two, or not finite.
+
+    Args:
+        values: One for each example, with shape (N,).
+
+    Example:
+        >>> import torch
+        >>> ends = ends_of_mean(torch.tensor([0.912, 0.905, 0.921, 0.917, 0.908]))
+        >>> round(ends["low"], 4), round(ends["high"], 4)
+        (0.9045, 0.9207)
+    """
+    from scipy.special import stdtrit
+
+    if len(values) < 2 or not values.isfinite().all():
+        return {}
+    mean, std = float(values.double().mean()), float(values.double().std())
+    half = float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+    return {"low": mean - half, "high": mean + half, "interval": "t 95 % over examples"}
+
+
+def over_examples(statistic: Callable[..., Any], *sizes: int, seed: int = 0, draws: int = 200) -> Ends:
+    """Percentile bootstrap over the examples of sets, as fields of a score.
+
+    Args:
+        statistic: Takes positions in each set, with shape (N,), returns a number.
+        sizes: Examples in each set; an example of a set keeps everything that is known of it.
+        seed: Of the resampling.
+        draws: Number of resamples.
+    """
+    if min(sizes) < 2:
+        return {}
+    low, high = bootstrap(
+        lambda *rows: float(statistic(*rows)), *map(np.arange, sizes), seed=seed, draws=draws
+    )
+    return {"low": low, "high": high, "interval": "bootstrap 95 %"}
