@@ -165,23 +165,21 @@ def compare(
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="Report as JSON.")],
+    runs_: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Report file, or address in the store.")
+    ],
     plugin: Plugins = None,
     device: Device = "auto",
     store: StorePath = None,
     json: Json = False,
 ) -> None:
-    """Make a report's run again, and check that the weights are the same bit for bit."""
+    """Make the runs of reports again, and check that the weights are the same bit for bit."""
     from unlearn import api
     from unlearn.commands import runs
 
     load_plugins(plugin)
     with console.bars() as bars:
-        same, again = runs.replay(file, api.bench(store, device, bars, fresh=True))
-    if json:
-        console.say_json({"identical": same, "weights": again.weights})
-    else:
-        console.say("the unlearned weights are bit-identical" if same else "the unlearned weights differ")
+        same = runs.replay(runs_, api.bench(store, device, bars, fresh=True), json)
     if not same:
         raise typer.Exit(1)
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unlearn.errors import BadWeights, StoreError
+from unlearn.store import replacing
 
 State = Mapping[str, Tensor]
 
@@ -47,7 +48,8 @@ def save_tensors(path: Path, state: State, **notes: str) -> None:
     """Writes tensors as safetensors with string notes; no pickle is ever written."""
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in state.items()}
     try:
-        save_file(tensors, path, metadata=notes or None)
+        with replacing(path) as draft:
+            save_file(tensors, draft, metadata=notes or None)
     except SafetensorError as err:
         raise StoreError(f"cannot write {path}: {err}; free space or choose another place") from err
 

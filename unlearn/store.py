@@ -173,6 +173,29 @@ class Store:
             ) from err
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Lends a place beside `path` to write a file or a folder, which takes its place at the end of the block.
+
+    What `path` held stays if the block fails; of a folder that is there, files of other names stay in any case.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path  # a device or a pipe
+        return
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield draft
+        if draft.is_dir() and path.is_dir():
+            for made in draft.iterdir():
+                made.replace(path / made.name)
+        else:
+            draft.replace(path)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        draft.unlink(missing_ok=True)
+
+
 def _to_disk(folder: Path) -> None:
     """Has the files of a folder really written, so that a name never comes before its content."""
     for path in folder.iterdir():

@@ -10,15 +10,14 @@ from typing import Any
 import rich
 
 from unlearn.commands import console
-from unlearn.errors import BadValue, StoreError
+from unlearn.errors import BadValue
 from unlearn.report import Report, schema
 from unlearn.report.summary import Group, groups
 from unlearn.store import Store
 
 
-def load(runs: Sequence[str], where: Path | None) -> list[Report]:
+def load(runs: Sequence[str], store: Store) -> list[Report]:
     """Reports by file, or by the beginning of their address in the store."""
-    store = open_store(where)
     return [x for r in runs for x in (Report.load_all(Path(r)) if Path(r).is_file() else [_stored(store, r)])]
 
 
@@ -33,7 +32,7 @@ def report(
         raise BadValue(
             "report: name a report file or an address; `unlearn store ls` lists what the store holds"
         )
-    reports = load(runs, where)
+    reports = load(runs, open_store(where))
     if json:
         console.say_json([r.model_dump(mode="json") for r in reports])
     elif markdown:
@@ -50,7 +49,7 @@ def report(
 
 def compare(runs: Sequence[str], html: Path | None, where: Path | None, json: bool) -> None:
     """Puts several runs into one table."""
-    reports = load(runs, where)
+    reports = load(runs, open_store(where))
     if len(reports) < 2:
         raise BadValue(
             "compare: name at least two report files or addresses; `unlearn store ls` lists what the store holds"
@@ -99,8 +98,5 @@ def _stored(store: Store, prefix: str) -> Report:
 def _write(reports: Sequence[Report], html: Path) -> None:
     from unlearn.report import html as page
 
-    try:
-        html.write_text(page.render(reports), encoding="utf-8")
-    except OSError as err:
-        raise StoreError(f"cannot write {html}: {err.strerror or err}; choose another place") from err
+    page.write(reports, html)
     console.say(f"Report: {html}")

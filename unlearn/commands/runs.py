@@ -14,12 +14,14 @@ from unlearn import api
 from unlearn.bench import Bench
 from unlearn.commands import console
 from unlearn.commands.options import chosen_options
+from unlearn.commands.pages import load
 from unlearn.errors import BadValue, StoreError
 from unlearn.method import Method
 from unlearn.metric import Metric
 from unlearn.ops.weights import save_like
 from unlearn.registry import scenarios
 from unlearn.report import Report
+from unlearn.report.summary import groups
 from unlearn.scenario import Scenario, Seeds
 from unlearn.store import Store
 from unlearn.subject import Subject
@@ -98,21 +100,12 @@ def write_page(reports: Sequence[Report], html: Path | None, store: Store) -> Pa
         reports: What to show.
         html: Where to write it; by default in the store, by content.
         store: The store.
-
-    Raises:
-        StoreError: If the place cannot be written.
     """
     from unlearn.report import html as page
 
     name = hashlib.sha256(" ".join(r.id for r in reports).encode()).hexdigest()[:16]
     path = html or store.root / "pages" / f"{name}.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page.render(reports), encoding="utf-8")
-    except OSError as err:
-        raise StoreError(
-            f"cannot write {path}: {err.strerror or err}; choose another place with --html"
-        ) from err
+    page.write(reports, path)
     return path
 
 
@@ -129,7 +122,16 @@ def show(reports: Sequence[Report], page: Path, out: Path | None, json: bool) ->
     console.say(f"Report: {page}")
 
 
-def replay(file: Path, bench: Bench) -> tuple[bool, Report]:
-    """Makes a report's run again; whether the weights are the same, and the new report."""
-    again, same = api.replay(Report.load(file), bench)
-    return same, again
+def replay(runs: Sequence[str], bench: Bench, json: bool) -> bool:
+    """Makes the runs of reports again and says of each whether its weights are the same; whether all are."""
+    found = []
+    for report in load(runs, bench.store):
+        again, same = api.replay(report, bench)
+        found.append({"method": report.method, "scenario": report.scenario, "seeds": report.seeds,
+                      "identical": same, "weights": again.weights})  # fmt: skip
+        if not json:
+            said = "are bit-identical" if same else "differ"
+            console.say(f"{groups([report])[0].title}: the unlearned weights {said}")
+    if json:
+        console.say_json(found)
+    return all(f["identical"] for f in found)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unlearn.errors import BadValue, BadWeights
 from unlearn.patch import load_tensors, save_tensors
+from unlearn.store import replacing
 from unlearn.subject import Subject
 
 SAFER = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
@@ -117,12 +118,14 @@ def save_like(subject: Subject, out: Path, source: str = "") -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(out, module.state_dict(), format="pt")
         return out
-    out.mkdir(parents=True, exist_ok=True)
-    module.save_pretrained(str(out))
-    for name in BESIDE:
-        found = _beside(source or _origin(module), name)
-        if found is not None and not (out / name).exists():
-            shutil.copyfile(found, out / name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as draft:
+        draft.mkdir()
+        module.save_pretrained(str(draft))
+        for name in BESIDE:
+            found = _beside(source or _origin(module), name)
+            if found is not None and not (draft / name).exists():
+                shutil.copyfile(found, draft / name)
     return out
 
 

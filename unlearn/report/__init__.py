@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unlearn.errors import BadData
 from unlearn.score import Score
+from unlearn.store import replacing
 
 SCHEMA = 1
 
@@ -70,7 +71,8 @@ class Report(BaseModel):
 
     def save(self, path: Path) -> None:
         """Writes the report as JSON."""
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False))
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: Path) -> Report:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearn.errors import StoreError
 from unlearn.report import Report, draw
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Cell, Group, groups, number, seeds_text, spread
 from unlearn.report.verdict import CRITERIA, LIMITS, judge, overall
+from unlearn.store import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 Data = dict[str, Any]
@@ -35,6 +37,23 @@ def render(reports: Sequence[Report]) -> str:
         comparison=comparison(found) if len(found) > 1 else None,
         sections=[section(g, f"s{k}") for k, g in enumerate(found)],
     )
+
+
+def write(reports: Sequence[Report], path: Path) -> None:
+    """Renders reports into a file; one that is there is kept until the new one is complete.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    page = render(reports)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_text(page, encoding="utf-8")
+    except OSError as err:
+        raise StoreError(
+            f"cannot write {path}: {err.strerror or err}; choose another place with --html"
+        ) from err
 
 
 def tied(text: str) -> str:

@@ -74,6 +74,11 @@ class Group:
         return self.reports[0]
 
     @property
+    def title(self) -> str:
+        """Method, scenario and seeds."""
+        return f"{self.label} on {self.first.scenario}, {seeds_text(self)}"
+
+    @property
     def headline(self) -> tuple[Cell, ...]:
         """The scores of the first table."""
         return tuple(c for c in self.cells if c.score.headline) or self.cells

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from unlearn.report import Report
-from unlearn.report.summary import Cell, Group, bounds, groups, number, seeds_text
+from unlearn.report.summary import Cell, Group, bounds, groups, number
 from unlearn.report.verdict import LIMITS, judge, overall
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def show(console: Console, reports: Sequence[Report], every: bool = False) -> No
 
 def one(console: Console, group: Group, every: bool = False) -> None:
     """Scores of one method beside those of the oracle, headline first, and its costs."""
-    title = f"{group.label} on {group.first.scenario}, {seeds_text(group)}"
-    console.print(scores(group.headline, title, console.width))
+    console.print(scores(group.headline, group.title, console.width))
     if every and group.rest:
         console.print(scores(group.rest, "\nMore scores", console.width))
     console.print()
