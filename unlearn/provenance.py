@@ -139,14 +139,14 @@ def _exists(name: str) -> bool:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout this package runs from and whether it is dirty; empty outside one."""
+    """Commit of the checkout this package runs from and whether the package differs from it; empty outside one."""
     if not (ROOT.parent / ".git").exists():
         return {}
     run = functools.partial(subprocess.run, cwd=ROOT.parent, capture_output=True, text=True, check=False)
     commit = run(["git", "rev-parse", "HEAD"])
     if commit.returncode:
         return {}
-    dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    dirty = run(["git", "status", "--porcelain", "--untracked-files=no", "--", ROOT.name]).stdout.strip()
     return {"commit": commit.stdout.strip(), "dirty": bool(dirty)}
 
 
