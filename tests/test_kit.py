@@ -103,7 +103,7 @@ class GlobalNumpy(Honest):
 class TouchedInputs(Honest):
     def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
         done = super().unlearn(subject, data, run)
-        data.forget.inner.source.x.add_(1e-3)
+        data.forget._inner.source.x.add_(1e-3)
         return done
 
 
@@ -219,7 +219,7 @@ class NotDeterministic(Honest):
 @broken("stream")
 class LooksAtHandle(Honest):
     def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
-        lr = self.lr * (0.5 if isinstance(data.forget.inner, Stream) else 1)
+        lr = self.lr * (0.5 if isinstance(data.forget._inner, Stream) else 1)
         return Honest(lr=lr, epochs=self.epochs, batch_size=self.batch_size).unlearn(subject, data, run)
 
 

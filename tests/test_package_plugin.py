@@ -1,6 +1,7 @@
-"""An installed package with entry points, in an environment of its own."""
+"""An installed package with the README's entry point, in an environment of its own."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -15,31 +16,33 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [project]
-name = "gentle-package"
+name = "my-package"
 version = "1.0"
 
-[project.entry-points."unlearn.methods"]
-gentle-ascent = "gentle_package.my_method:GentleAscent"
-
 [project.entry-points."unlearn.metrics"]
-confidence = "gentle_package.my_metric:Confidence"
+confidence = "my_package.my_metric:Confidence"
+
 """
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+FILES = {"my_method.py": "gentle_ascent.py", "my_metric.py": "my_metric.py"}
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A new virtual environment that sees this one's packages, with the tiny package really installed."""
     folder = tmp_path_factory.mktemp("package")
-    package = folder / "source" / "gentle_package"
+    package = folder / "source" / "my_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    for name in ("my_method.py", "my_metric.py"):
-        (package / name).write_text((EXAMPLES / name).read_text())
-    (folder / "source" / "pyproject.toml").write_text(PROJECT)
+    for example, name in FILES.items():
+        (package / name).write_text((ROOT / "examples" / example).read_text())
+    (shown,) = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    (folder / "source" / "pyproject.toml").write_text(PROJECT + shown)
     venv.create(folder / "env", with_pip=True)
     site = next((folder / "env" / "lib").glob("python*")) / "site-packages"
-    lines = [p for p in sys.path if p.endswith("site-packages")] + [str(Path(__file__).parents[1])]
+    lines = [p for p in sys.path if p.endswith("site-packages")] + [str(ROOT)]
     (site / "outer.pth").write_text("\n".join(lines))
     python = folder / "env" / "bin" / "python"
     command = [
@@ -52,21 +55,26 @@ def environment(tmp_path_factory):
         "--no-build-isolation",
         folder / "source",
     ]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     return python, {**os.environ, "UNLEARN_STORE": str(folder / "store"), "COLUMNS": "120"}
 
 
 def unlearn(environment, *words):
     python, variables = environment
     return subprocess.run(
-        [python, "-m", "unlearn", *words], env=variables, capture_output=True, text=True, check=False
+        [python, "-m", "unlearn", *words],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 
 def test_its_method_is_listed_with_its_origin(environment):
     found = unlearn(environment, "methods", "--json")
     assert found.returncode == 0, found.stderr
-    assert '"origin": "gentle-package"' in found.stdout
+    assert '"origin": "my-package"' in found.stdout
 
 
 def test_its_method_and_metric_run(environment):

@@ -84,32 +84,20 @@ def _python(text, place, environment):
     path = place / (name.group(1) if name else "block.py")
     path.write_text(text)
     if not name:
-        _done(
-            subprocess.run(
-                [sys.executable, path.name],
-                cwd=place,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            ),
-            text,
-        )
+        _run([sys.executable, path.name], text, place, environment)
 
 
 def _shell(line, place, environment):
     for hub, local in HUB.items():
         line = line.replace(hub, shlex.quote(str(place / local)))
-    _done(
-        subprocess.run(
-            ["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True, check=False
-        ),
-        line,
+    _run(["bash", "-c", line], line, place, environment)
+
+
+def _run(command, what, place, environment):
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=200
     )
-
-
-def _done(result, what):
-    assert result.returncode == 0, f"{what}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    assert done.returncode == 0, f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
 def test_links_lead_somewhere():

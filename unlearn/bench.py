@@ -188,8 +188,8 @@ class Bench:
             started = time.perf_counter()
             with seeded_globals(trial.seeds.method, self.device):
                 done: Subject = method.unlearn(clone, split, run)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            if self.device.type in ("cuda", "mps"):
+                getattr(torch, self.device.type).synchronize()  # kernels may still be running
             seconds = time.perf_counter() - started
         read = {name: c.read for name, c in counts.items() if c.read}
         share = changed_share(trial.original.module, done.module)

@@ -223,7 +223,7 @@ def purge(
     store: StorePath = None,
     json: Json = False,
 ) -> None:
-    """Remove everything that still holds the forgotten data: models trained on it and what they said of it."""
+    """Remove everything that still holds the forgotten data: models trained on it, what they said of it, every page."""
     from unlearn.commands import housekeeping
 
     housekeeping.purge(request, seed, store, json)

@@ -239,23 +239,22 @@ class Counted:
     """Counts the examples read through a handle.
 
     Attributes:
-        inner: The handle.
         read: Examples yielded so far.
         unlabeled: Name of the method to which the targets are sealed, or nothing.
         name: Name of the set, for the message of a sealed column.
     """
 
-    inner: Handle
+    _inner: Handle
     read: int = 0
     unlabeled: str = ""
     name: str = ""
 
     def __len__(self) -> int:
-        return len(self.inner)
+        return len(self._inner)
 
     def batches(self, size: int, rng: Generator | None = None, *, augment: bool = False) -> Iterator[Batch]:
         """See `Handle.batches`."""
-        for batch in self.inner.batches(size, rng, augment=augment):
+        for batch in self._inner.batches(size, rng, augment=augment):
             self.read += len(batch)
             if self.unlabeled:
                 sealed = cast(Tensor, Sealed(f"{self.name}.y", self.unlabeled))

@@ -49,7 +49,7 @@ def test_the_target_is_the_bad_teacher_on_forget_and_the_good_one_on_retain(loss
     method = BadTeacher(epochs=1, batch_size=16, share=1.0, temperature=temperature, reduction=reduction)
     method.unlearn(student, data, Run())
     flag = torch.cat([torch.ones(N_F, 1), torch.zeros(N_R, 1)])
-    x = data.forget.inner.source.x
+    x = data.forget._inner.source.x
     good, bad = student.module(x) / temperature, student.build()(x) / temperature
     q = flag * bad.softmax(1) + (1 - flag) * good.softmax(1)
     cells = len(x) * (C if reduction == "mean" else 1)
@@ -75,7 +75,7 @@ def test_training_leads_to_the_bad_teacher_on_forget_and_keeps_retain():
     student, data = subject(), split()
     start = student.clone()
     BadTeacher(epochs=60, lr=0.05, share=1.0).unlearn(student, data, Run())
-    f, r = (next(h.inner.batches(64)) for h in (data.forget, data.retain))
+    f, r = (next(h._inner.batches(64)) for h in (data.forget, data.retain))
     bad = student.build()(f.x)
     now, before = (divergence(s, bad, s.outputs(f)).mean() for s in (student, start))
     assert now < before / 2

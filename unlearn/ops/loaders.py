@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unlearn.errors import BadData
+from unlearn.ops import hub
 from unlearn.ops.division import content_of, part
 from unlearn.ops.pictures import Frame, Pictures, Taken
 from unlearn.ops.tables import Columns, in_memory, table_part
@@ -180,9 +181,8 @@ def _from_hub(where: str) -> Any:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", where) or where.startswith("."):
         raise BadData(f"no folder {where!r} here; a folder may hold {FORMATS}")
     from datasets import load_dataset
-    from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries would bury the one line that is said below
+    hub.quiet()
     try:
         return load_dataset(where)
     except Exception as err:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from unlearn.errors import BadWeights
+from unlearn.ops import hub
 from unlearn.ops.pictures import BILINEAR, Frame
 from unlearn.sources import Pixels
 
@@ -48,6 +49,7 @@ def load_classifier(where: str) -> Pretrained:
     """
     from transformers import AutoModelForImageClassification
 
+    hub.quiet()
     try:
         module = AutoModelForImageClassification.from_pretrained(where)
     except Exception as err:  # transformers raises whatever its readers raise
