@@ -1,8 +1,7 @@
-"""Summaries, verdicts and the page: numbers worked by hand, hostile names, several seeds, a real browser."""
+"""The forms of a report, from command to page: hostile names, several seeds, a schema, a real browser."""
 
 import io
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -10,91 +9,13 @@ from html.parser import HTMLParser
 
 import jsonschema
 import pytest
+from reports import SALUN, drawn, report
 from rich.console import Console
 
 from unlearn.errors import BadData
-from unlearn.methods.salun import SalUn
-from unlearn.report import Costs, Report, html, markdown, published, reproduce, schema, table
+from unlearn.report import Report, html, markdown, published, reproduce, schema, table
 from unlearn.report.summary import groups, number
-from unlearn.report.verdict import CRITERIA, LIMITS, judge, overall, verdict
-from unlearn.score import Aim, Score
-
-SALUN = SalUn().to_dict()
-
-
-def score(name, value, reference, original=1.0, half=0.01, **rest):
-    ends = (
-        {}
-        if value is None or half is None
-        else {"low": value - half, "high": value + half, "interval": "wilson 95 %"}
-    )
-    metric = name.partition("/")[0]
-    return Score(
-        name=name,
-        metric=metric,
-        value=value,
-        reference=reference,
-        original=original,
-        aim=Aim.MATCH,
-        headline=True,
-        **ends,
-        **rest,
-    )
-
-
-def report(method="salun", seed=0, forget=0.04, test=0.95, auc=0.51, oracle=True, values=None, **changes):
-    forget_ref, test_ref, auc_ref = (0.03, 0.955, 0.5) if oracle else (None, None, None)
-    scores = [
-        score("accuracy/forget", forget, forget_ref, 0.99),
-        score("accuracy/test", test, test_ref, 0.96),
-    ]
-    if auc is not None:
-        scores.append(score("mia/loss/auc", auc, auc_ref, 0.7))
-    scores.append(
-        Score(name="weight-distance/original", metric="weight-distance", value=1.2345, aim=Aim.DOWN)
-    )
-    fields = {
-        "id": f"{method}{seed}",
-        "recipe": {
-            "scenario": {
-                "name": "digits",
-                "request": {"kind": "class", "label": "3"},
-                "options": {"network": "resnet8"},
-                "text": "digits/class=3",
-            },
-            "step": 0,
-            "seeds": {"train": seed, "draw": seed, "method": seed},
-            "method": {"name": method, "values": values or {}},
-            "oracles": ["x"] if oracle else [],
-        },
-        "request": {"text": "class=3", "kind": "class", "sizes": {"forget": 90, "retain": 810}},
-        "scores": tuple(scores),
-        "costs": Costs(
-            seconds=0.5,
-            peak_bytes=2**20,
-            read={"forget": 90},
-            changed=0.5,
-            oracle_seconds=5.0 if oracle else None,
-        ),
-        "weights": {"original": "a" * 64, "unlearned": "b" * 64},
-        "figures": drawn(oracle),
-        "environment": {"python": "3.11", "packages": {"torch": "2.13"}},
-        "created": "2026-01-02T03:04:05+00:00",
-    }
-    return Report(**{**fields, **changes})
-
-
-def drawn(oracle=True):
-    who = ["original", "unlearned", "oracle"] if oracle else ["original", "unlearned"]
-    sets = {"forget": [0.5, 0.5], "audit": [0.2, 0.8]}
-    points = [[0.0, 0.0], [1.0, 1.0], [2.0, 0.5], [0.5, 2.0]]
-    return {
-        "loss": {"edges": [0.001, 0.1, 10.0], "log": True, "share": dict.fromkeys(who, sets), "not_finite": dict.fromkeys(who, 0)},
-        "entropy": {"edges": [0.0, 1.0, 2.0], "log": False, "share": dict.fromkeys(who, sets), "not_finite": dict.fromkeys(who, 0)},
-        "roc": {"fpr": [0.1, 0.5, 1.0], "members": 9, "others": 10, "tpr": {w: [0.2, 0.6, 1.0] for w in who}, "auc": dict.fromkeys(who, 0.55)},
-        "classes": {"names": ["ant", "bee"], "removed": [1], "n": [5, 5], "accuracy": {w: [0.9, 0.8] for w in who}},
-        "features": {"forgotten": 2, "explained": [0.6, 0.3], "y": [1, 1, 0, 0], "names": ["ant", "bee"], "points": dict.fromkeys(who, points)},
-    }  # fmt: skip
+from unlearn.report.verdict import CRITERIA, LIMITS, judge
 
 
 class Page(HTMLParser):
@@ -118,110 +39,6 @@ class Page(HTMLParser):
     @property
     def said(self):
         return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
-
-
-# Summaries
-
-
-def test_seeds_of_one_method_are_averaged_with_the_t_interval_of_the_specification():
-    found = groups([report(seed=k, test=v) for k, v in enumerate((0.912, 0.905, 0.921, 0.917, 0.908))])
-    assert len(found) == 1
-    cell = found[0].cell("accuracy/test")
-    assert cell.value == pytest.approx(0.9126)
-    assert cell.half == pytest.approx(0.00808, abs=5e-6)
-    assert cell.gap == pytest.approx(0.955 - 0.9126)
-    assert (cell.low, cell.high) == pytest.approx((0.9126 - cell.half, 0.9126 + cell.half))
-
-
-def test_the_gap_is_the_mean_of_distances_not_the_distance_of_means():
-    cell = groups([report(seed=0, forget=0.01), report(seed=1, forget=0.05)])[0].forget
-    assert cell.gap == pytest.approx(0.02)
-    assert cell.excess == pytest.approx(0.0)
-    assert cell.doubt == pytest.approx(12.7062 * (0.04 / math.sqrt(2)) / math.sqrt(2), rel=1e-4)
-
-
-def test_one_seed_keeps_the_interval_of_its_score():
-    cell = groups([report()])[0].forget
-    assert cell.half is None
-    assert (cell.low, cell.high) == pytest.approx((0.03, 0.05))
-    assert cell.doubt == pytest.approx(math.sqrt(2) * 0.01)
-
-
-def test_hyper_parameters_tell_groups_apart_and_name_only_what_differs():
-    both = [report(values={**SALUN, "rho": r}) for r in (0.5, 0.9)]
-    assert [g.label for g in groups(both)] == ["salun (rho=0.5)", "salun (rho=0.9)"]
-    assert groups(both[:1])[0].label == "salun"
-
-
-def test_steps_and_scenarios_are_kept_apart():
-    later = report()
-    later.recipe["step"] = 1
-    assert [g.label for g in groups([report(), later])] == ["salun (step 1)", "salun (step 2)"]
-
-
-# Verdicts
-
-
-@pytest.mark.parametrize(
-    ("given", "kind"),
-    [
-        ({}, "forgotten"),
-        ({"forget": 0.6}, "not"),
-        ({"auc": 0.6}, "visible"),
-        ({"auc": 0.3}, "over"),
-        ({"test": 0.9}, "partly"),
-        ({"test": 0.5, "forget": 0.0}, "destroyed"),
-        ({"oracle": False}, "unknown"),
-        ({"oracle": False, "test": 0.5}, "destroyed"),
-        ({"weights": {"original": "a", "unlearned": "a"}}, "nothing"),
-    ],
-)
-def test_verdict_of_one_run(given, kind):
-    assert judge(groups([report(**given)])[0]).kind == kind
-
-
-def test_an_over_forgotten_model_is_never_called_good():
-    worse = report(auc=0.35)
-    worse = worse.model_copy(update={"scores": (score("accuracy/forget", 0.3, 0.95), *worse.scores[1:])})
-    said = judge(groups([worse])[0])
-    assert said.kind == "over"
-    assert "gives them away" in said.text
-
-
-def test_a_distance_within_its_uncertainty_is_too_close_to_call():
-    scores = report().scores
-    vague = (*scores[:2], score("mia/loss/auc", 0.58, 0.5, half=0.1), *scores[3:])
-    said = judge(groups([report(scores=vague)])[0])
-    assert said.kind == "unclear"
-    assert "mia/loss/auc to ± 0.141" in said.text
-
-
-def test_collapse_in_one_seed_is_not_hidden_by_the_mean():
-    said = judge(groups([report(seed=k, test=t) for k, t in enumerate((0.97, 0.97, 0.7))])[0])
-    assert said.kind == "destroyed"
-    assert "1 of 3 seeds" in said.text
-
-
-def test_without_an_attack_the_verdict_says_that_privacy_is_not_judged():
-    assert "privacy is not judged" in verdict([report(auc=None)])
-
-
-def test_a_subject_without_accuracy_is_not_judged_by_thresholds():
-    said = judge(groups([report(scores=(score("psnr/forget", 12.0, 11.5),))])[0])
-    assert said.kind == "unknown"
-    assert "psnr/forget 0.500" in said.text
-
-
-def test_the_verdict_on_several_counts_and_names_them():
-    reports = [
-        report(),
-        report("ssd", forget=0.7),
-        report("none", weights={"original": "a", "unlearned": "a"}),
-    ]
-    said = overall(groups(reports))
-    assert said.words == "1 of 3 forgot as the oracle and kept the rest"
-    assert said.text == "Forgotten and kept: salun. Not forgotten: ssd. Nothing happened: none."
-    assert LIMITS in verdict(reports)
 
 
 # The command
@@ -459,15 +276,3 @@ def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
     assert found["resources"] == []
     assert found["pictures"] == 2 * 12 + 2
     assert "CONSOLE" not in done.stderr
-
-
-def test_scores_that_doing_nothing_passes_tell_nothing():
-    r"""The original already looks like the oracle: no verdict of success may rest on that."""
-    scores = [
-        score("accuracy/forget", 0.98, 0.98, 0.99),
-        score("accuracy/test", 0.95, 0.955, 0.96),
-        score("mia/loss/auc", 0.50, 0.50, 0.51),
-    ]
-    said = judge(groups([report(method="salun", scores=tuple(scores))])[0])
-    assert said.kind == "unknown"
-    assert "cannot show that anything was forgotten" in said.text

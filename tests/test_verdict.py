@@ -1,0 +1,124 @@
+"""Summaries over seeds and the verdicts on them: numbers worked by hand."""
+
+import math
+
+import pytest
+from reports import SALUN, report, score
+
+from unlearn.report.summary import groups
+from unlearn.report.verdict import LIMITS, judge, overall, verdict
+
+# Summaries
+
+
+def test_seeds_of_one_method_are_averaged_with_the_t_interval_of_the_specification():
+    found = groups([report(seed=k, test=v) for k, v in enumerate((0.912, 0.905, 0.921, 0.917, 0.908))])
+    assert len(found) == 1
+    cell = found[0].cell("accuracy/test")
+    assert cell.value == pytest.approx(0.9126)
+    assert cell.half == pytest.approx(0.00808, abs=5e-6)
+    assert cell.gap == pytest.approx(0.955 - 0.9126)
+    assert (cell.low, cell.high) == pytest.approx((0.9126 - cell.half, 0.9126 + cell.half))
+
+
+def test_the_gap_is_the_mean_of_distances_not_the_distance_of_means():
+    cell = groups([report(seed=0, forget=0.01), report(seed=1, forget=0.05)])[0].forget
+    assert cell.gap == pytest.approx(0.02)
+    assert cell.excess == pytest.approx(0.0)
+    assert cell.doubt == pytest.approx(12.7062 * (0.04 / math.sqrt(2)) / math.sqrt(2), rel=1e-4)
+
+
+def test_one_seed_keeps_the_interval_of_its_score():
+    cell = groups([report()])[0].forget
+    assert cell.half is None
+    assert (cell.low, cell.high) == pytest.approx((0.03, 0.05))
+    assert cell.doubt == pytest.approx(math.sqrt(2) * 0.01)
+
+
+def test_hyper_parameters_tell_groups_apart_and_name_only_what_differs():
+    both = [report(values={**SALUN, "rho": r}) for r in (0.5, 0.9)]
+    assert [g.label for g in groups(both)] == ["salun (rho=0.5)", "salun (rho=0.9)"]
+    assert groups(both[:1])[0].label == "salun"
+
+
+def test_steps_and_scenarios_are_kept_apart():
+    later = report()
+    later.recipe["step"] = 1
+    assert [g.label for g in groups([report(), later])] == ["salun (step 1)", "salun (step 2)"]
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, "forgotten"),
+        ({"forget": 0.6}, "not"),
+        ({"auc": 0.6}, "visible"),
+        ({"auc": 0.3}, "over"),
+        ({"test": 0.9}, "partly"),
+        ({"test": 0.5, "forget": 0.0}, "destroyed"),
+        ({"oracle": False}, "unknown"),
+        ({"oracle": False, "test": 0.5}, "destroyed"),
+        ({"weights": {"original": "a", "unlearned": "a"}}, "nothing"),
+    ],
+)
+def test_verdict_of_one_run(given, kind):
+    assert judge(groups([report(**given)])[0]).kind == kind
+
+
+def test_an_over_forgotten_model_is_never_called_good():
+    worse = report(auc=0.35)
+    worse = worse.model_copy(update={"scores": (score("accuracy/forget", 0.3, 0.95), *worse.scores[1:])})
+    said = judge(groups([worse])[0])
+    assert said.kind == "over"
+    assert "gives them away" in said.text
+
+
+def test_a_distance_within_its_uncertainty_is_too_close_to_call():
+    scores = report().scores
+    vague = (*scores[:2], score("mia/loss/auc", 0.58, 0.5, half=0.1), *scores[3:])
+    said = judge(groups([report(scores=vague)])[0])
+    assert said.kind == "unclear"
+    assert "mia/loss/auc to ± 0.141" in said.text
+
+
+def test_collapse_in_one_seed_is_not_hidden_by_the_mean():
+    said = judge(groups([report(seed=k, test=t) for k, t in enumerate((0.97, 0.97, 0.7))])[0])
+    assert said.kind == "destroyed"
+    assert "1 of 3 seeds" in said.text
+
+
+def test_without_an_attack_the_verdict_says_that_privacy_is_not_judged():
+    assert "privacy is not judged" in verdict([report(auc=None)])
+
+
+def test_a_subject_without_accuracy_is_not_judged_by_thresholds():
+    said = judge(groups([report(scores=(score("psnr/forget", 12.0, 11.5),))])[0])
+    assert said.kind == "unknown"
+    assert "psnr/forget 0.500" in said.text
+
+
+def test_the_verdict_on_several_counts_and_names_them():
+    reports = [
+        report(),
+        report("ssd", forget=0.7),
+        report("none", weights={"original": "a", "unlearned": "a"}),
+    ]
+    said = overall(groups(reports))
+    assert said.words == "1 of 3 forgot as the oracle and kept the rest"
+    assert said.text == "Forgotten and kept: salun. Not forgotten: ssd. Nothing happened: none."
+    assert LIMITS in verdict(reports)
+
+
+def test_scores_that_doing_nothing_passes_tell_nothing():
+    r"""The original already looks like the oracle: no verdict of success may rest on that."""
+    scores = [
+        score("accuracy/forget", 0.98, 0.98, 0.99),
+        score("accuracy/test", 0.95, 0.955, 0.96),
+        score("mia/loss/auc", 0.50, 0.50, 0.51),
+    ]
+    said = judge(groups([report(method="salun", scores=tuple(scores))])[0])
+    assert said.kind == "unknown"
+    assert "cannot show that anything was forgotten" in said.text
