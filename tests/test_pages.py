@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import jsonschema
 import pytest
-from reports import SALUN, drawn, report
+from reports import SALUN, drawn, report, score
 from rich.console import Console
 
 from unlearn.errors import BadData
@@ -82,7 +82,15 @@ def test_published_numbers_appear_in_the_same_setting_only():
     assert published.published(cifar(network="resnet20")) == ()
     assert published.published(cifar(limit=500)) == ()
     assert published.published(cifar(0.3)) == ()
-    assert "Published numbers" in Page(html.render([cifar()])).said
+    for option in ({"test_limit": 9}, {"weights": "w"}, {"normalise": "imagenet"}):
+        assert published.published(cifar(**option)) == (), option
+    other, kind = cifar(), cifar()
+    other.recipe["scenario"]["name"] = "cifar100"
+    kind.recipe["scenario"]["request"]["kind"] = "class"
+    assert published.published(other) == published.published(kind) == ()
+    said = Page(html.render([cifar()])).said
+    assert "Published numbers" in said
+    assert "ours: salun 96.00 – 95.00 –" in said
     assert "Published numbers" not in Page(html.render([report()])).said
 
 
@@ -119,6 +127,38 @@ def test_the_page_holds_the_verdict_every_score_and_the_command():
     assert page.tags.count("svg") == 3 + 3 + 3 + 3
 
 
+def test_the_page_says_what_a_run_gave_and_what_it_cost():
+    costs = report().costs.model_copy(update={"seconds": 0.2})
+    said = Page(html.render([report(values=SALUN, notes=("a limit of this run",), costs=costs)])).said
+    for text in (
+        "Forgotten examples answered correctly 4.0 % oracle 3.0 % before 99.0 %",
+        "Held-out accuracy 95.0 % oracle 95.5 % before 96.0 %",
+        "Membership attack, AUC 0.510 oracle 0.500 before 0.700",
+        "Time, as a share of retraining 4 %",
+        "Faster than retraining 25.0 times",
+        "Examples read, forget 90",
+        "network resnet8",
+        "a limit of this run",
+    ):
+        assert text in said, text
+
+
+def test_a_strip_places_a_score_and_its_interval_between_0_and_1():
+    group = groups([report()])[0]
+    marks = {"original": 99.0, "oracle": 3.0, "unlearned": 4.0}
+    assert html.strip(group.forget) == {"marks": marks, "band": (3.0, 2.0)}
+    assert html.strip(group.cell("weight-distance/original")) is None
+
+
+def test_methods_on_one_scenario_alone_share_an_oracle_and_pictures():
+    other = report("ssd")
+    other.recipe["scenario"]["text"] = "digits/class=4"
+    same = html.comparison(groups([report(), report("ssd")]))
+    apart = html.comparison(groups([report(), other]))
+    assert same["oracle"] == pytest.approx([0.03, 0.955, 0.5])
+    assert (len(same["pictures"]), apart["oracle"], apart["pictures"]) == (2, None, [])
+
+
 def test_ids_are_unique_and_every_reference_is_met():
     page = Page(html.render([report(), report("ssd"), report("none")]))
     assert len(page.ids) == len(set(page.ids))
@@ -127,7 +167,9 @@ def test_ids_are_unique_and_every_reference_is_met():
 
 def test_every_clip_path_that_is_used_exists():
     source = html.render([report()])
-    assert set(re.findall(r"url\(#([^)]+)\)", source)) <= set(Page(source).ids)
+    used = set(re.findall(r"url\(#([^)]+)\)", source))
+    assert used
+    assert used <= set(Page(source).ids)
 
 
 def test_colours_of_pictures_are_variables_that_both_themes_set():
@@ -135,6 +177,7 @@ def test_colours_of_pictures_are_variables_that_both_themes_set():
     drawings = "".join(re.findall(r"<svg.*?</svg>", source, flags=re.S))
     assert not re.search(r"#[0-9a-f]{6}\b", drawings)
     used = set(re.findall(r"var\(--([a-z]+)\)", drawings))
+    assert used
     light, dark = re.findall(r":root \{(.*?)\}", source, flags=re.S)
     assert used <= set(re.findall(r"--([a-z]+):", light))
     assert used <= set(re.findall(r"--([a-z]+):", dark))
@@ -212,10 +255,20 @@ def test_the_table_of_one_run_prints_to_its_console_alone(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_markdown_has_a_well_formed_table():
-    rows = [line for line in markdown.render([report("a|b")]).splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
-    assert any("accuracy/forget" in row and "**0.040**" in row and "0.030" in row for row in rows)
+def test_the_table_shows_the_headline_alone_and_takes_no_name_for_markup():
+    held = io.StringIO()
+    scores = (score("[b]x[/b]/y", 0.1, 0.2), *report().scores)
+    table.show(Console(file=held, width=200), [report(scores=scores)])
+    assert "[b]x[/b]/y" in held.getvalue()
+    assert "weight-distance/original" not in held.getvalue()
+
+
+def test_markdown_has_well_formed_tables():
+    blocks = markdown.render([report("a|b"), report("ssd")]).split("\n\n")
+    tables = [b.splitlines() for b in blocks if b.startswith("|")]
+    assert [len({len(re.findall(r"(?<!\\)\|", row)) for row in t}) for t in tables] == [1, 1, 1]
+    assert any(r"a\|b" in row for row in tables[0])
+    assert any("accuracy/forget" in row and "**0.040**" in row and "0.030" in row for row in tables[1])
 
 
 # JSON

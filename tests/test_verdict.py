@@ -42,9 +42,12 @@ def test_hyper_parameters_tell_groups_apart_and_name_only_what_differs():
 
 
 def test_steps_and_scenarios_are_kept_apart():
-    later = report()
+    later, other = report(), report()
     later.recipe["step"] = 1
+    other.recipe["scenario"]["text"] = "digits/class=4"
     assert [g.label for g in groups([report(), later])] == ["salun (step 1)", "salun (step 2)"]
+    wanted = ["salun (digits/class=3)", "salun (digits/class=4)"]
+    assert [g.label for g in groups([report(), other])] == wanted
 
 
 # Verdicts
@@ -68,10 +71,12 @@ def test_verdict_of_one_run(given, kind):
     assert judge(groups([report(**given)])[0]).kind == kind
 
 
-def test_an_over_forgotten_model_is_never_called_good():
-    worse = report(auc=0.35)
-    worse = worse.model_copy(update={"scores": (score("accuracy/forget", 0.3, 0.95), *worse.scores[1:])})
-    said = judge(groups([worse])[0])
+@pytest.mark.parametrize(
+    ("forget", "auc"), [(0.3, 0.51), (0.95, 0.35), (0.3, 0.35)], ids=["accuracy", "attack", "both"]
+)
+def test_an_over_forgotten_model_is_never_called_good(forget, auc):
+    scores = (score("accuracy/forget", forget, 0.95), *report(auc=auc).scores[1:])
+    said = judge(groups([report(scores=scores)])[0])
     assert said.kind == "over"
     assert "gives them away" in said.text
 
@@ -122,3 +127,13 @@ def test_scores_that_doing_nothing_passes_tell_nothing():
     said = judge(groups([report(method="salun", scores=tuple(scores))])[0])
     assert said.kind == "unknown"
     assert "cannot show that anything was forgotten" in said.text
+
+
+@pytest.mark.parametrize(
+    "passed",
+    [score("accuracy/forget", 0.98, 0.98, 0.99), score("mia/loss/auc", 0.51, 0.5, 0.51)],
+    ids=lambda s: s.metric,
+)
+def test_one_score_that_doing_nothing_fails_is_enough(passed):
+    scores = tuple(passed if s.name == passed.name else s for s in report().scores)
+    assert judge(groups([report(scores=scores)])[0]).kind == "forgotten"
