@@ -24,7 +24,7 @@ from unlearn.knobs import Declared
 from unlearn.ops.steps import accuracy
 from unlearn.pool import Pool
 from unlearn.provenance import environment
-from unlearn.registry import methods
+from unlearn.registry import fitting, methods
 from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
 from unlearn.subject import mode
@@ -93,7 +93,7 @@ def main() -> None:
         trials[f"{text} seed {seed}"] = trial, scores(trial.oracles[0], trial)
     nothing = sum(distance(scores(t.original, t), r) for t, r in trials.values()) / len(trials)
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in args.methods or methods.names():
+    for name in args.methods or fitting("classifier"):
         cls, rng = methods.get(name), random.Random(0)
         tried = []
         for values in [{}, *(draw(cls, rng) for _ in range(args.trials))]:

@@ -80,3 +80,41 @@ def drawn(oracle=True):
         "classes": {"names": ["ant", "bee"], "removed": [1], "n": [5, 5], "accuracy": {w: [0.9, 0.8] for w in who}},
         "features": {"forgotten": 2, "explained": [0.6, 0.3], "y": [1, 1, 0, 0], "names": ["ant", "bee"], "points": dict.fromkeys(who, points)},
     }  # fmt: skip
+
+
+ERASED = {"ua": (0.99, 0.02, 0.98), "in-domain": (0.94, 0.96, 0.95), "cross-domain": (0.97, 0.98, 0.98),
+          "nothing": (0.01, 0.01, 0.01)}  # fmt: skip
+"""Of an erasure that worked: value, original, oracle."""
+
+
+def erasure(method="esd", seed=0, oracle=True, changes=None, half=0.01, **rest):
+    """A report on the concept three; `changes` replaces some of `ERASED`."""
+    scores = tuple(
+        score(f"erasure/{name}", value, reference if oracle else None, original, half)
+        for name, (value, original, reference) in {**ERASED, **(changes or {})}.items()
+    )
+    made = report(method, seed, scores=scores, figures=painted(oracle), **rest)
+    made.recipe["scenario"] |= {"name": "ink", "text": "ink/concept=three"}
+    return made
+
+
+def painted(oracle=True):
+    who = ["original", "unlearned", "oracle"] if oracle else ["original", "unlearned"]
+    seen = {
+        "original": ["three", "three", "four"],
+        "unlearned": ["eight", "three", None],
+        "oracle": ["two", "five", "four"],
+    }
+    objects = {"original": [0.95, 0.9], "unlearned": [0.5, 0.875], "oracle": [0.0, 0.9]}
+    styles = {"original": [1.0, None], "unlearned": [0.75, None], "oracle": [1.0, None]}
+    return {
+        "drawings": {
+            "concept": "three", "axis": "object", "captions": ["a three in chalk", "a three in neon", "a four in chalk"],
+            "asked": ["three", "three", "four"], "asks": [True, True, False],
+            "images": {w: [f"{w}{k}" for k in range(3)] for w in who}, "seen": {w: seen[w] for w in who},
+        },
+        "concepts": [
+            {"axis": "object", "names": ["three", "four"], "erased": "three", "n": [20, 40], "right": {w: objects[w] for w in who}},
+            {"axis": "style", "names": ["chalk", "unasked"], "erased": None, "n": [4, 0], "right": {w: styles[w] for w in who}},
+        ],
+    }  # fmt: skip

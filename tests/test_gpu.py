@@ -6,14 +6,14 @@ import torch
 from unlearn import api
 from unlearn.data import Resident
 from unlearn.pool import Pool
-from unlearn.registry import methods, metrics
+from unlearn.registry import fitting, methods, metrics
 from unlearn.scenario import Seeds, parse
 from unlearn.sources import Arrays, Pixels
 
 pytestmark = pytest.mark.gpu
 SHORT = "digits/class=3,epochs=3"
 TRAINED = [
-    n for n in methods.names() if n != "scar-self"
+    n for n in fitting("classifier") if n != "scar-self"
 ]  # refuses originals that take no surrogate for the class
 
 

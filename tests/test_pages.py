@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import jsonschema
 import pytest
-from reports import SALUN, drawn, report, score
+from reports import SALUN, drawn, erasure, report, score
 from rich.console import Console
 
 from unlearn.errors import BadData
@@ -311,11 +311,17 @@ FRAME = '<iframe style="width:390px;height:3000px;border:0" srcdoc="{}"></iframe
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("reports", "pictures"),
+    [
+        ([report(seed=0), report(seed=1), report("a-method-with-a-long-name", forget=0.7)], 2 * 12 + 2),
+        ([erasure(), erasure("uce")], 0),
+    ],
+    ids=["classifier", "drawings"],
+)
+def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path, reports, pictures):
     """Headless windows are never narrower than 500 pixels, so the phone is a frame of 390."""
-    source = html.render(
-        [report(seed=k) for k in range(2)] + [report("a-method-with-a-long-name", forget=0.7)]
-    )
+    source = html.render(reports)
     inner = source.replace("</body>", PROBE.replace("document.title", "parent.document.title") + "</body>")
     path = tmp_path / "page.html"
     quoted = inner.replace("&", "&amp;").replace('"', "&quot;")
@@ -327,5 +333,5 @@ def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path):
     found = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
     assert found["wide"] <= 390
     assert found["resources"] == []
-    assert found["pictures"] == 2 * 12 + 2
+    assert found["pictures"] == pictures
     assert "CONSOLE" not in done.stderr

@@ -41,6 +41,8 @@ def rng(seed=0):
         ("subclass=3", [5, 6, 7]),
         ("group=c", [6, 9]),
         ("indices=9:0:4", [0, 4, 9]),
+        ("concept=ship", [2, 3, 4]),
+        ("concept=pug", [5, 6, 7]),
         ("noisy", [2, 3, 4]),
         ("class=cat+indices=5:0", [0, 1, 5]),
     ],
@@ -63,7 +65,7 @@ def test_a_share_is_drawn_by_the_generator():
 
 
 def test_every_kind_is_covered_above():
-    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "noisy", "sequence"}
+    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "concept", "noisy", "sequence"}
 
 
 def test_positions_come_from_a_file_too(tmp_path):

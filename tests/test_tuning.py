@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.registry import methods
+from unlearn.registry import fitting, methods
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "tuning"
 RECORDS = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
-TUNABLE = [n for n in methods.names() if any(k.search for k in methods.get(n).knobs())]
+TUNABLE = [n for n in fitting("classifier") if any(k.search for k in methods.get(n).knobs())]
 NOT_TUNED = {"scar-self"}  # does not forget on the embedded scenario, see its expected_failures
 
 

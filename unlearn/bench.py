@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -34,6 +35,8 @@ from unlearn.store import Store, address, read_json
 from unlearn.subject import Embeds, Subject
 
 Set = dict[str, Any]
+LENT_ONLY = ("surrogate", "concept", "anchor", "preserve")
+"""Sets that methods may read and no metric does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,9 @@ class Bench:
             name = "oracle" if k == 0 else f"oracle{k + 1}"
             subjects[name], addresses[name] = oracle, base
         return Evidence(
-            subjects, {n: h for n, h in trial.handles.items() if n != "surrogate"}, trial.views, trial.request.kind,
+            subjects, {n: h for n, h in trial.handles.items() if n not in LENT_ONLY}, trial.views, trial.request.kind,
             trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
+            gallery=trial.gallery,
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
@@ -252,7 +256,7 @@ def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
     reads = method.reads()
     counts: dict[str, Counted] = {}
     fields: dict[str, Any] = {}
-    for name in ("forget", "retain", "validation", "surrogate", "statistics"):
+    for name in (f.name for f in dataclasses.fields(Split)):
         if name in reads or f"{name}.x" in reads:
             inner: Handle = trial.handles["retain" if name == "statistics" else name]
             unlabeled = "" if name in reads else method.name

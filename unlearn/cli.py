@@ -27,6 +27,7 @@ Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
 ]
 LARGEST_SEED = 2**32 - 1  # of NumPy's generator
+ERASER = "esd"  # method of `unlearn erase` where none is named
 LISTINGS = ("methods", "metrics", "scenarios")
 
 
@@ -93,6 +94,40 @@ def run(
         results = job.run(
             api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)
         )
+    job.show(results, api.open_store(store))
+
+
+def erase(
+    concepts: Annotated[list[str], typer.Argument(help="Concepts that the scenario knows, such as three.")],
+    method: Annotated[
+        str, typer.Option(help="Method, see `unlearn methods`.", autocompletion=lambda: _names())
+    ] = ERASER,
+    scenario: Annotated[str, typer.Option(help="Scenario that draws, with its options.")] = "ink",
+    seed: Annotated[int, typer.Option(help="Seed.", min=0, max=LARGEST_SEED)] = 0,
+    metrics: Annotated[str, typer.Option(help="Metrics, joined by commas.")] = "erasure,memory,run-time,read",
+    plugin: Plugins = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the unlearned weights.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")] = None,
+    device: Device = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that one unlearning call may take.", min=0)
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")] = False,
+    store: StorePath = None,
+    json: Json = False,
+    values: Any = None,
+) -> None:
+    """Erase concepts from a model that draws, one after another, and show what it draws afterwards."""
+    from unlearn import api
+    from unlearn.commands import runs
+    from unlearn.commands.options import split_names
+
+    job = runs.Job(
+        runs.erasing(scenario, concepts), [api.build_method(method, values.get(method, {}))],
+        api.joint_seeds(seed, 1), api.chosen(split_names(metrics)), 1, html, out, json,
+    )  # fmt: skip
+    with console.bars() as bars:
+        results = job.run(api.bench(store, device, bars, minutes=minutes, fresh=fresh))
     job.show(results, api.open_store(store))
 
 
@@ -244,7 +279,7 @@ def _names() -> list[str]:
 
 
 def build(argv: Sequence[str] = ()) -> typer.Typer:
-    """The application; the words after `run` decide which hyper-parameters it offers."""
+    """The application; the words after `run` and `erase` decide which hyper-parameters these offer."""
     from unlearn.commands.options import with_method_options, words_of
 
     app = typer.Typer(
@@ -253,7 +288,9 @@ def build(argv: Sequence[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,
         help="Forget on request, and prove it.",
     )
-    app.command("run")(with_method_options(run, words_of(argv)))
+    asked = argv[0] if argv else ""
+    app.command("run")(with_method_options(run, words_of(argv) if asked == "run" else []))
+    app.command("erase")(with_method_options(erase, words_of(argv, ERASER) if asked == "erase" else []))
     for name, function in (("methods", methods_), ("metrics", metrics_), ("scenarios", scenarios_), ("show", show),
                            ("report", report), ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
         app.command(name)(function)

@@ -285,6 +285,10 @@ class Statistics(Protocol):
         ...
 
 
+PROMPTS = cast(Handle, Sealed("prompts", "the method"))
+"""Where a trial has no concepts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """What a method is lent; what it did not declare in `uses` is sealed.
@@ -295,6 +299,9 @@ class Split:
         validation: Held-out examples for stopping rules and searches; never test data.
         surrogate: Out-of-distribution inputs; their targets mean nothing.
         statistics: Class statistics of the retain set, computed by the bench and charged to the method.
+        concept: Prompts that name the concept to be erased, as token ids in `y`; there are no inputs.
+        anchor: Prompts of what takes its place, one for each of `concept`.
+        preserve: Prompts of concepts that must stay.
     """
 
     forget: Handle
@@ -302,6 +309,9 @@ class Split:
     validation: Handle
     surrogate: Handle
     statistics: Statistics
+    concept: Handle = PROMPTS
+    anchor: Handle = PROMPTS
+    preserve: Handle = PROMPTS
 
 
 def _order(rows: Tensor, rng: Generator | None) -> Tensor:

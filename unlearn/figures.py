@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn import drawings
 from unlearn.metric import Evidence
 from unlearn.subject import Classifies, Embeds, HasLoss, Predicts
 
@@ -35,7 +34,7 @@ def collect(ev: Evidence, show_forgotten: bool = False) -> Data:
             forgotten can be seen in a report.
 
     Returns:
-        Any of the keys `loss`, `entropy`, `roc`, `classes`, `features`, `forgotten`.
+        Any of the keys `loss`, `entropy`, `roc`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
@@ -47,6 +46,9 @@ def collect(ev: Evidence, show_forgotten: bool = False) -> Data:
         made["classes"] = _classes(ev)
     if isinstance(subject, Embeds) and isinstance(subject, Predicts):
         made["features"] = _features(ev)
+    if ev.gallery is not None:
+        made["drawings"] = drawings.grid(ev, ev.gallery, _models(ev))
+        made["concepts"] = drawings.shares(ev, ev.gallery, _models(ev))
     if show_forgotten:
         made["forgotten"] = _thumbs(ev)
     return {name: data for name, data in made.items() if data}
@@ -256,15 +258,9 @@ def _name(ev: Evidence, label: int) -> str:
 
 def _pngs(x: Tensor) -> Iterator[str]:
     """Base64 PNG of each image of x (B, C, H, W), each stretched to the full range."""
-    from PIL import Image
-
     for image in x[:THUMBS].float().cpu():
         low, high = image.min(), image.max()
-        pixels = ((image - low) / (high - low).clamp_min(1e-12) * 255).round().byte()
-        array = pixels.permute(1, 2, 0).numpy()
-        held = io.BytesIO()
-        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(held, "PNG")
-        yield base64.b64encode(held.getvalue()).decode()
+        yield drawings.png((image - low) / (high - low).clamp_min(1e-12))
 
 
 def _linear(low: float, high: float) -> list[float]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from unlearn.data import Handle
 from unlearn.errors import Mismatch
+from unlearn.gallery import Gallery
 from unlearn.knobs import Declared
 from unlearn.score import Aim, Score
-from unlearn.subject import Classifies, Embeds, HasLoss, Predicts, Subject, mode
+from unlearn.subject import Classifies, Draws, Embeds, HasLoss, Predicts, Subject, mode
 
 __all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
 
@@ -61,6 +62,7 @@ class Evidence:
         batch_size: Of forward passes.
         cache: Keeps arrays of a model and set across runs; by default only this object keeps them.
         passes: Forward passes made, by (model, set).
+        gallery: Who judges the drawings of the set `prompts`, where the subjects draw.
     """
 
     subjects: Mapping[str, Subject]
@@ -74,6 +76,7 @@ class Evidence:
     batch_size: int = 512
     cache: Cache = lambda _who, _where, make: make()
     passes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    gallery: Gallery | None = None
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
     @property
@@ -95,6 +98,17 @@ class Evidence:
             log_p = self.outputs(who, where).log_softmax(1)
             return -log_p.gather(1, self.y(where)[:, None]).squeeze(1)
         return self._get(who, where, "loss")
+
+    def images(self, who: str) -> Tensor:
+        """What a model draws for each of `prompts` from the same noise, with shape (N, 3, H, W), 0 to 1."""
+        return self._get(who, "prompts", "images")
+
+    def judged(self, who: str, axis: str) -> Tensor:
+        """Logits of a judge for each drawing, with shape (N, K + 1); see `Gallery`."""
+        if self.gallery is None:
+            raise Mismatch("this scenario has no judges of drawings; choose other metrics with --metrics")
+        with torch.inference_mode():
+            return self.gallery.judges[axis](self.images(who))
 
     def correct(self, who: str, where: str) -> Tensor:
         """Whether the most likely class is the target, with shape (N,)."""
@@ -166,6 +180,9 @@ class Evidence:
                 if rng is None:
                     rng = torch.Generator(batch.index.device).manual_seed(self.seed)
                 found = {}
+                if where == "prompts" and isinstance(subject, Draws):
+                    rows.setdefault("images", []).append(subject.draw(batch, rng).float().cpu())
+                    continue
                 if isinstance(subject, Embeds):
                     found["features"], found["outputs"] = subject.features_and_outputs(batch)
                 elif isinstance(subject, Predicts):

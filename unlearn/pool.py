@@ -79,15 +79,19 @@ class Pool:
         """The model before unlearning: somebody's, or trained on the whole training set."""
         if self.given is None:
             return self.trained(torch.ones(len(self.material.train.rows), dtype=torch.bool), seed, "original")
-        self.given.module.to(self.device)
-        check_weights(self.given)
+        return self._given(self.given)
+
+    def _given(self, subject: Subject) -> Model:
+        """A model that somebody trained."""
+        subject.module.to(self.device)
+        check_weights(subject)
         known = {
-            "weights": weights_hash(self.given.module.state_dict()),
+            "weights": weights_hash(subject.module.state_dict()),
             "material": self.material.content,
             "options": self.scenario.options(),
             "device": self.device.type,
         }
-        return Model(self.given, address(known), None)
+        return Model(subject, address(known), None)
 
     def trained(self, keep: Tensor, seed: int, what: str) -> Model:
         """A model trained by the scenario's recipe on some rows of the training set.
@@ -157,6 +161,7 @@ class Pool:
         }
         if self.material.surrogate is not None:
             handles["surrogate"] = self.shelf.on(self.material.surrogate)
+        handles |= {name: self.shelf.on(source) for name, source in self.scenario.prompts(request).items()}
         if before.any():
             handles["forgotten"] = self.shelf.of(train, before)
         probe(original.subject, handles["forget"])
@@ -164,6 +169,11 @@ class Pool:
         made: list[Model] = []
         if self.can_train():
             made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
+        elif (given := self.scenario.oracle(request)) is not None and not before.any():
+            made = [self._given(given)]
+            notes = (
+                "Original and oracle were trained before and are shipped, so that there is one of each.",
+            )
         else:
             notes = (
                 "No training recipe is known for this model, so there is no oracle: scores that need one cannot tell.",
@@ -175,6 +185,7 @@ class Pool:
             audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
+            self.scenario.gallery(request),
         )  # fmt: skip
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:

@@ -319,3 +319,9 @@ methods: Registry[Any] = Registry("method", "unlearn.methods", "unlearn.methods"
 metrics: Registry[Any] = Registry("metric", "unlearn.evals", "unlearn.metrics", "measure")
 subjects: Registry[Any] = Registry("subject", "unlearn.subjects", "unlearn.subjects")
 scenarios: Registry[Any] = Registry("scenario", "unlearn.scenarios", "unlearn.scenarios")
+
+
+def fitting(subject: str) -> list[str]:
+    """Names of the methods that fit a built-in subject, such as `classifier`."""
+    offered = offers(subject)
+    return [n for n in methods.names() if methods.listing(n).needs in offered]

@@ -154,6 +154,24 @@ class ForgetGroup(Request):
         return f"group={self.group}"
 
 
+class ForgetConcept(Request):
+    """All examples that show a concept, and the concept itself: `concept=three` or `concept=red ink`."""
+
+    kind: ClassVar[str] = "concept"
+    concept: str = knob(..., "name of a class or sub-class of the data")
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        if self.concept in labels.classes:
+            return _chosen(labels.y == labels.classes.index(self.concept), self)
+        if labels.fine is not None and self.concept in labels.fine_classes:
+            return _chosen(labels.fine == labels.fine_classes.index(self.concept), self)
+        raise unknown("concept", self.concept, [*labels.classes, *labels.fine_classes])
+
+    def __str__(self) -> str:
+        return f"concept={self.concept}"
+
+
 class ForgetNoise(Request):
     """All examples whose label was made wrong on purpose: `noisy`."""
 
@@ -198,6 +216,7 @@ KINDS: dict[str, type[Request]] = {
         ForgetRandom,
         ForgetIndices,
         ForgetGroup,
+        ForgetConcept,
         ForgetNoise,
         ForgetSequence,
     )
@@ -225,6 +244,8 @@ def parse(text: str) -> Request:
         return ForgetNoise()
     if kind in ("class", "subclass") and value:
         return ForgetClass(label=value) if kind == "class" else ForgetSubclass(label=value)
+    if kind == "concept" and value:
+        return ForgetConcept(concept=value)
     if kind == "group" and value:
         return ForgetGroup(group=value)
     if kind == "random" and value:
@@ -234,7 +255,7 @@ def parse(text: str) -> Request:
     if not value and _is_file(text):
         return _indices(text)
     raise BadValue(
-        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, noisy, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
+        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, concept=three, noisy, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
     )
 
 

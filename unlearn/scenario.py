@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from unlearn import request as requests
 from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
 from unlearn.errors import BadValue
+from unlearn.gallery import Gallery
 from unlearn.knobs import Declared, Knob, knob
 from unlearn.metric import View
 from unlearn.registry import scenarios, unknown
@@ -102,6 +103,18 @@ class Scenario(Declared, ABC):
 
     def original(self) -> Subject | None:
         """A model that somebody trained before; None means that the recipe trains one."""
+        return None
+
+    def oracle(self, request: Request) -> Subject | None:
+        """A model that somebody trained before without what a request forgets, or None."""
+        return None
+
+    def prompts(self, request: Request) -> Mapping[str, Source]:
+        """Sources of the sets `concept`, `anchor` and `preserve` of a request, and of `prompts` to be drawn."""
+        return {}
+
+    def gallery(self, request: Request) -> Gallery | None:
+        """What the drawings of `prompts` are judged by, or None where nothing is drawn."""
         return None
 
     def options(self) -> dict[str, Any]:
@@ -197,13 +210,15 @@ class Trial:
         seeds: The seeds.
         original: The model before unlearning.
         oracles: Models retrained without the forget set; none where there is no recipe.
-        handles: `forget`, `retain`, `validation`, `fit`, `test`, and `surrogate` where there is one.
+        handles: `forget`, `retain`, `validation`, `fit`, `test`, and where there are any `surrogate`, `concept`,
+            `anchor`, `preserve` and `prompts`.
         views: Rows of these sets under names of their own.
         removed: Ids of the classes of which no training example is retained.
         base: Address of the original.
         oracle_bases: Addresses of the oracles.
         facts: Training times and sizes for the report.
         notes: Limits of this trial, in sentences.
+        gallery: What drawings are judged by, where the subjects draw.
     """
 
     scenario: Scenario
@@ -219,6 +234,7 @@ class Trial:
     oracle_bases: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gallery: Gallery | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:
@@ -301,7 +317,7 @@ def _alike(request: Request, labels: Labels, removed: tuple[int, ...], now: tupl
     everything = torch.arange(len(labels.y))
     if removed:
         return everything[~torch.isin(labels.y, torch.tensor(removed))]
-    if request.kind in ("subclass", "group"):
+    if request.kind in ("subclass", "group", "concept"):
         try:
             return request.rows(labels, torch.Generator())
         except (BadValue, LookupError):

@@ -145,11 +145,40 @@ class Denoises(Subject, Protocol):
 
 
 @runtime_checkable
+class CrossAttends(Denoises, Protocol):
+    """Reads its prompts, as text states, through linear keys and values of cross-attention."""
+
+    def projections(self) -> list[nn.Module]:
+        """The key and value maps without bias that read text states, in a fixed order."""
+        ...
+
+    def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Text states (B, L, D) of each prompt, and the position (B,) of the last token of its subject.
+
+        That is the token before the first end of text; in the empty prompt, the begin token at 0.
+        """
+        ...
+
+    def null(self, n: int) -> Tensor:
+        """Text states of the empty prompt for n examples, with shape (n, L, D)."""
+        ...
+
+
+@runtime_checkable
 class Generates(Subject, Protocol):
     """Draws samples."""
 
     def sample(self, batch: Batch, rng: Generator) -> Tensor:
         """One sample for each row of `batch`, with shape (B, *)."""
+        ...
+
+
+@runtime_checkable
+class Draws(Generates, Protocol):
+    """Its samples can be seen as images."""
+
+    def draw(self, batch: Batch, rng: Generator) -> Tensor:
+        """An image for each row's prompt, with shape (B, 3, H, W), between 0 and 1."""
         ...
 
 

@@ -14,7 +14,18 @@ from terminal import FAST, refused
 from unlearn import cli
 from unlearn.report import SCHEMA, Report
 
-HEAVY = ["torch", "numpy", "scipy", "sklearn", "matplotlib", "pydantic", "jinja2", "transformers", "datasets"]
+HEAVY = [
+    "torch",
+    "diffusers",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "pydantic",
+    "jinja2",
+    "transformers",
+    "datasets",
+]
 
 pytestmark = pytest.mark.xdist_group("cli")  # one store serves the folder
 
@@ -24,6 +35,7 @@ def test_help_names_every_command(unlearn):
     assert code == 0
     for word in (
         "run",
+        "erase",
         "methods",
         "metrics",
         "scenarios",
@@ -60,7 +72,7 @@ def test_every_command_has_json():
             yield name, {option for p in command.params for option in p.opts}
 
     found = dict(leaves(typer.main.get_command(cli.build()), "unlearn"))
-    assert len(found) == 13
+    assert len(found) == 14
     assert [name for name, options in found.items() if "--json" not in options] == []
 
 

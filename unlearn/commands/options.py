@@ -19,18 +19,21 @@ PLAIN = (int, float, str, bool)
 FLAGS = {"--json", "--fresh", "--show-forgotten", "--help"}
 
 
-def words_of(argv: Sequence[str]) -> list[str]:
-    """Method names among the words after `run`, after loading the files that `--plugin` names."""
-    if not argv or argv[0] != "run":
-        return []
+def words_of(argv: Sequence[str], default: str = "") -> list[str]:
+    """Names of the methods that a command asks for, after loading the files that `--plugin` names.
+
+    Args:
+        argv: The command and its words.
+        default: Method of a command that takes it as `--method`; nothing for one that takes methods as words.
+    """
     from unlearn.registry import load_file, methods
 
     pairs = list(itertools.pairwise(argv))
-    files = [v for flag, v in pairs if flag == "--plugin"] + [
-        a[9:] for a in argv if a.startswith("--plugin=")
-    ]
-    for path in files:
+    for path in _given(argv, "--plugin"):
         load_file(Path(path))
+    if default:
+        named = [default, *_given(argv, "--method")][-1]
+        return [named] if named in methods.names() else []
     known = set(methods.names()) & set(argv)
     flags = FLAGS | {
         _flag(k.name) for cls in _classes(sorted(known)).values() for k in cls.knobs() if k.type is bool
@@ -40,6 +43,12 @@ def words_of(argv: Sequence[str]) -> list[str]:
         for before, w in pairs
         if w in known and (not before.startswith("--") or "=" in before or before in flags)
     ]
+
+
+def _given(argv: Sequence[str], flag: str) -> list[str]:
+    """Values of an option, in order, written as `--flag value` or `--flag=value`."""
+    pairs = itertools.pairwise([*argv, ""])
+    return [b if a == flag else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] == flag]
 
 
 def _flag(name: str) -> str:

@@ -19,17 +19,19 @@ from unlearn.errors import BadValue, StoreError
 from unlearn.method import Method
 from unlearn.metric import Metric
 from unlearn.ops.weights import save_like
-from unlearn.registry import scenarios
+from unlearn.registry import scenarios, unknown
 from unlearn.report import Report
 from unlearn.report.summary import groups
-from unlearn.scenario import Scenario, Seeds
+from unlearn.request import KINDS, ForgetConcept, ForgetSequence
+from unlearn.request import parse as parse_request
+from unlearn.scenario import Scenario, Seeds, parse
 from unlearn.store import Store
 from unlearn.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `unlearn run` was asked for.
+    """What `unlearn run` or `unlearn erase` was asked for.
 
     Attributes:
         scenario: Data, model, training recipe and request.
@@ -81,6 +83,35 @@ def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:
         text = text if text.startswith("custom") else "custom"
     options = chosen_options(own, scenarios.get(text.partition("/")[0]))
     return api.as_scenario(text, forget, **options)
+
+
+def erasing(text: str, concepts: Sequence[str]) -> Scenario:
+    """The scenario in which some concepts are erased, one after another.
+
+    Args:
+        text: A scenario without a request, such as `ink` or `ink/drawings=2`.
+        concepts: Names that its judges know.
+
+    Raises:
+        BadValue: If the scenario draws nothing, or its text holds a request.
+        UnknownName: If it does not know a concept; nothing is loaded before.
+    """
+    asked = tuple(ForgetConcept(concept=c) for c in dict.fromkeys(concepts))
+    if any(word.partition("=")[0] in KINDS for word in text.partition("/")[2].split(",")):
+        raise BadValue(
+            f"--scenario {text} holds a request; name the concepts as words, as in `unlearn erase {asked[0].concept}`"
+        )
+    built = parse(text, asked[0] if len(asked) == 1 else ForgetSequence(steps=asked))
+    gallery = built.gallery(parse_request(built.default_request))
+    if gallery is None:
+        raise BadValue(
+            f"scenario {built.name!r} draws nothing, so no concept can be erased; choose one that draws, such as ink"
+        )
+    known = [name for names in gallery.names.values() for name in names]
+    for concept in concepts:
+        if concept not in known:
+            raise unknown("concept", concept, known)
+    return built
 
 
 def save(subject: Subject, out: Path) -> None:

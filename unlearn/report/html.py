@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import StoreError
-from unlearn.report import Report, draw
+from unlearn.report import Report, draw, grid
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Cell, Group, groups, number, seeds_text, spread
-from unlearn.report.verdict import CRITERIA, LIMITS, judge, overall
+from unlearn.report.verdict import LIMITS, criteria, judge, overall
 from unlearn.store import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -27,12 +27,12 @@ def render(reports: Sequence[Report]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(number=number, spread=spread, tied=tied)
+    env.filters.update(number=number, percent=_per_cent, spread=spread, tied=tied)
     found = groups(reports)
     return env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title(found),
         said=overall(found),
-        criteria=CRITERIA,
+        criteria=criteria(found),
         limits=LIMITS,
         comparison=comparison(found) if len(found) > 1 else None,
         sections=[section(g, f"s{k}") for k, g in enumerate(found)],
@@ -96,6 +96,8 @@ def section(group: Group, key: str) -> Data:
         "lead": _lead(group),
         "tiles": _tiles(group),
         "strip": strip,
+        "drawings": grid.drawings(first.figures.get("drawings")),
+        "matrices": grid.matrices(first.figures.get("concepts", [])),
         "pictures": pictures(group, key),
         "thumbs": first.figures.get("forgotten", []),
         "published": _published(group),
@@ -164,9 +166,16 @@ def _lead(group: Group) -> str:
 
 
 def _tiles(group: Group) -> list[Data]:
-    """The four numbers to look at first."""
-    named = [("Forgotten examples answered correctly", group.forget, _per_cent), ("Held-out accuracy", group.held_out, _per_cent),
-             ("Membership attack, AUC", group.attack, number)]  # fmt: skip
+    """The few numbers to look at first."""
+    named = [
+        ("Drawings of the concept that show another", group.cell("erasure/ua"), _per_cent),
+        ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), _per_cent),
+        ("Neighbours drawn right, other axes", group.cell("erasure/cross-domain"), _per_cent),
+        ("Drawings that show nothing", group.cell("erasure/nothing"), _per_cent),
+        ("Forgotten examples answered correctly", group.forget, _per_cent),
+        ("Held-out accuracy", group.held_out, _per_cent),
+        ("Membership attack, AUC", group.attack, number),
+    ]
     tiles = [
         {"name": name, "value": show(c.value) + (f" ± {show(c.half)}" if c.half is not None else ""),
          "oracle": show(c.reference), "original": show(c.original)}

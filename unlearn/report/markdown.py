@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unlearn.report import Report
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Group, bounds, groups, number, seeds_text, spread
-from unlearn.report.verdict import CRITERIA, judge, verdict
+from unlearn.report.verdict import criteria, judge, verdict
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -21,7 +21,7 @@ def render(reports: Sequence[Report]) -> str:
     lines = [
         f"# {escape(', '.join(dict.fromkeys(g.first.method for g in found)))} on {escape(found[0].first.scenario)}"
     ]
-    lines += ["", escape(verdict(reports)), "", f"<sub>{escape(CRITERIA)}</sub>"]
+    lines += ["", escape(verdict(reports)), "", f"<sub>{escape(criteria(found))}</sub>"]
     if len(found) > 1:
         lines += ["", "## Methods side by side", "", *comparison(found)]
     for group in found:

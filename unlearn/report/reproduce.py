@@ -28,6 +28,8 @@ def command(report: Report) -> str:
         words += ["--oracles", str(len(oracles))]
     if plugin := recipe.get("plugin"):
         words += ["--plugin", plugin]
+    if "erasure" in (names := [name for name, _ in recipe.get("metrics", [])]):
+        words += ["--metrics", ",".join(names)]  # the basic suite would not look at drawings
     defaults = _defaults(report.method)
     for name, value in recipe["method"]["values"].items():
         if name not in defaults or defaults[name] != value:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from unlearn.report import Report
+from unlearn.report import Report, erasure
+from unlearn.report.judgement import Judgement, Kind
 from unlearn.report.summary import Cell, Group, groups, number, percent
 from unlearn.score import Aim, Score
 
@@ -32,7 +32,6 @@ CRITERIA = (
 )
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
 
-Kind = Literal["forgotten", "partly", "unclear", "over", "visible", "not", "nothing", "destroyed", "unknown"]
 WORDS: dict[Kind, str] = {
     "forgotten": "Forgotten and kept",
     "partly": "Forgotten, but at a price",
@@ -46,21 +45,6 @@ WORDS: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the scores mean.
-
-    Attributes:
-        kind: One of the keys of `WORDS`.
-        words: The verdict in a few words.
-        text: The reasons, in sentences.
-    """
-
-    kind: Kind
-    words: str
-    text: str
-
-
 def verdict(reports: Sequence[Report]) -> str:
     """The verdict in plain words: of one method its reasons, of several who did what."""
     said = overall(groups(reports))
@@ -72,16 +56,28 @@ def overall(found: Sequence[Group]) -> Judgement:
     if len(found) == 1:
         return judge(found[0])
     judged = [(g.label, judge(g)) for g in found]
-    by_kind = {k: [label for label, j in judged if j.kind == k] for k in WORDS}
-    text = " ".join(f"{WORDS[k]}: {', '.join(labels)}." for k, labels in by_kind.items() if labels)
-    good = len(by_kind["forgotten"])
-    kinds = {j.kind for _, j in judged}
-    kind: Kind = "forgotten" if good else "unclear" if kinds & {"unclear", "unknown", "partly"} else "not"
-    return Judgement(kind, f"{good} of {len(found)} forgot as the oracle and kept the rest", text)
+    order = list(WORDS)
+    words = dict.fromkeys(j.words for _, j in sorted(judged, key=lambda pair: order.index(pair[1].kind)))
+    text = " ".join(f"{w}: {', '.join(label for label, j in judged if j.words == w)}." for w in words)
+    kinds = [j.kind for _, j in judged]
+    good = kinds.count("forgotten")
+    kind: Kind = "forgotten" if good else "unclear" if {"unclear", "unknown", "partly"} & {*kinds} else "not"
+    done = "forgot as the oracle and kept the rest"
+    if all(map(erasure.concerns, found)):
+        done, text = "erased and left the neighbours intact", f"{text} {erasure.attacks(found)}"
+    return Judgement(kind, f"{good} of {len(found)} {done}", text)
+
+
+def criteria(found: Sequence[Group]) -> str:
+    """The rules of the verdicts on these groups, for the reader."""
+    rules = [erasure.CRITERIA if erasure.concerns(g) else CRITERIA for g in found]
+    return " ".join(dict.fromkeys(rules))
 
 
 def judge(group: Group) -> Judgement:
-    """The verdict on one group; the thresholds are the constants of this module."""
+    """The verdict on one group; the thresholds are the constants of this module, of drawings those of `erasure`."""
+    if erasure.concerns(group):
+        return erasure.judge(group)
     forget, held = group.forget, group.held_out
     if group.idle:
         return _said("nothing", f"Not one weight changed.{_still(forget)}")

@@ -24,8 +24,7 @@ from unlearn.subject import mode
 class TextToImage:
     """Draws images of a prompt by diffusion; x are latents and y the token ids of their prompts.
 
-    The text encoder is frozen and shared between clones, and the latents are what the denoiser sees: an
-    autoencoder, where there is one, stays outside.
+    The text encoder and the autoencoder are frozen and shared between clones.
 
     Attributes:
         module: A diffusers UNet2DConditionModel.
@@ -38,6 +37,8 @@ class TextToImage:
         guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)) in samples.
         recipe: How it was trained; None means that it is unknown and there is no oracle.
         build: Returns the untrained module; by default every layer is reset.
+        vae: A diffusers AutoencoderKL that turns latents into images, frozen; None where latents are images
+            between -1 and 1.
 
     References:
         Ho et al., 2020, Denoising diffusion probabilistic models, arXiv:2006.11239
@@ -54,6 +55,7 @@ class TextToImage:
     guidance: float = 3.0
     recipe: Recipe | None = None
     build: Callable[[], nn.Module] | None = None
+    vae: nn.Module | None = None
 
     def clone(self) -> Self:
         """A copy with a denoiser of its own; the text encoder is shared."""
@@ -111,6 +113,15 @@ class TextToImage:
         """Latents of a new image of each row's prompt, with shape (B, C, H, W)."""
         return self.trajectory(self.encode(batch), self.steps, self.guidance, rng)[0]
 
+    @torch.no_grad()
+    def draw(self, batch: Batch, rng: Generator) -> Tensor:
+        """An image for each row's prompt, with shape (B, 3, H, W), between 0 and 1."""
+        z = self.sample(batch, rng)
+        if self.vae is not None:
+            vae: Any = self.vae.to(z.device)
+            z = vae.decode(z / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+        return ((z.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1)
+
     def parts(self) -> dict[str, nn.Module]:
         """Parts of the denoiser by name; what is in none of the attentions is in `rest`."""
         blocks = list(self.module.named_modules())
@@ -129,6 +140,19 @@ class TextToImage:
             "all": self.module,
         }
 
+    def projections(self) -> list[nn.Module]:
+        """Keys and values of each cross-attention, in the order of the denoiser's modules."""
+        return list(self.parts()["cross-attention-kv"].children())
+
+    def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Text states (B, L, D) of each prompt and the position (B,) of the token before its first end of text."""
+        config: Any = self.text.config
+        end = config.eos_token_id
+        if end == 2:  # what old configurations say; CLIP takes the highest id for the end then, and so do we
+            end = batch.y.amax(1, keepdim=True)
+        inside = (batch.y == end).cumsum(1) == 0
+        return self._states(batch.y), (inside.sum(1) - 1).clamp_min(0)
+
     def fresh(self, rng: Generator) -> Self:
         """The same architecture with a newly drawn denoiser."""
         return replace(self, module=untrained(self.module, self.build, rng))
@@ -139,7 +163,7 @@ class TextToImage:
 
     @torch.no_grad()
     def _states(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.text(input_ids=ids).last_hidden_state
+        states: Tensor = self.text.to(ids.device)(input_ids=ids).last_hidden_state
         return states
 
     def _repeated(self, ids: Tensor, n: int) -> Tensor:

@@ -258,6 +258,39 @@ def check_denoises(make: Make) -> None:
         )
 
 
+def check_cross_attends(make: Make) -> None:
+    """Projections are maps of the module's own, without bias, from text states; subjects end inside prompts."""
+    subject, handle = make()
+    for size in (1, 3):
+        states, last = subject.words(next(handle.batches(size)))
+        demand(
+            states.ndim == 3 and len(states) == size,
+            f"words returns states of shape {tuple(states.shape)} for {size} prompts, not ({size}, L, D)",
+        )
+        demand(
+            last.shape == (size,) and bool((last >= 0).all()) and bool((last < states.shape[1]).all()),
+            f"words returns the positions {last.tolist()} for {size} prompts of {states.shape[1]} tokens",
+        )
+        null = subject.null(size)
+        demand(
+            null.shape == states.shape,
+            f"null returns {tuple(null.shape)}, words {tuple(states.shape)}; the shapes must agree",
+        )
+    found = subject.projections()
+    demand(bool(found) and len(set(found)) == len(found), "projections names no module, or one twice")
+    demand(found == subject.projections(), "projections gives two orders in two calls")
+    own = {id(p) for p in subject.module.parameters()}
+    for m in found:
+        shapes = [tuple(p.shape) for p in m.parameters()]
+        demand(
+            len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == states.shape[2],
+            f"a projection has weights of shapes {shapes}, not one of (out, {states.shape[2]}) without bias",
+        )
+        demand(
+            id(m.get_parameter("weight")) in own, "a projection lies outside module, which clones may share"
+        )
+
+
 def check_generates(make: Make) -> None:
     """One sample for each row, drawn from rng."""
     subject, handle = make()
@@ -301,6 +334,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "fresh": (verbs.Fresh, check_fresh),
     "fit": (verbs.Trains, check_fit),
     "denoises": (verbs.Denoises, check_denoises),
+    "cross-attends": (verbs.CrossAttends, check_cross_attends),
     "generates": (verbs.Generates, check_generates),
     "next-token": (verbs.NextToken, check_next_token),
 }

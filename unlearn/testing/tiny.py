@@ -224,7 +224,13 @@ def _diffusion() -> Specimen:
         _unet().eval(), text, scheduler, torch.tensor([0, *[1] * 7]), torch.tensor(_prompt(1)), (1, 8, 8), steps=4,
         recipe=SGD(epochs=1, lr=0.01, batch_size=4), build=_unet,
     )  # fmt: skip
-    return Specimen(subject, _prompted_sets())
+    words = {
+        "concept": [[0, 2, *[1] * 6]],
+        "anchor": [[0, 3, *[1] * 6]],
+        "preserve": [_prompt(2), _prompt(3)],
+    }
+    concepts = {n: Resident(Arrays(torch.zeros(len(ids), 0), torch.tensor(ids))) for n, ids in words.items()}
+    return Specimen(subject, {**_prompted_sets(), **concepts})
 
 
 def _clip_net() -> nn.Module:

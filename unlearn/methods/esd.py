@@ -1,0 +1,151 @@
+"""Erased stable diffusion (ESD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from unlearn.data import Split
+from unlearn.knobs import knob
+from unlearn.method import Method, Preset
+from unlearn.ops.erasure import (
+    Original,
+    Trained,
+    chosen,
+    encoded,
+    joined,
+    latents,
+    spread,
+    steps_of,
+    taken,
+)
+from unlearn.ops.freezing import only
+from unlearn.ops.steps import descend
+from unlearn.ops.verbs import whole
+from unlearn.registry import methods
+from unlearn.runtime import Run
+from unlearn.subject import Denoises, mode
+
+Example = tuple[Tensor, Tensor, Any, Tensor]  # z, t, conditioning, target
+
+
+@methods.register("esd")
+class ESD(Method[Denoises]):
+    """Trains the denoiser to predict, for the concept, what guidance away from it predicted before.
+
+    With ε* the frozen original, ∅ the empty prompt and c a prompt of the concept,
+
+        L = mean (ε(x_t, t, c) − [ε*(x_t, t, ∅) − η (ε*(x_t, t, c) − ε*(x_t, t, ∅))])²,
+
+    minimised with Adam over some of the weights. x_t is denoised with guidance from pure noise for k steps,
+    k uniform over 0 to S − 1. With `sampling="student"` the weights in training denoise it, anew for each
+    iteration, and the original values of what trains are swapped in for the target. With `sampling="base"`
+    the original denoises it, so a pool of (x_t, t, target) is made first and nothing is held twice. Each entry
+    of the pool is distributed like one drawn anew; it is used several times where the pool is smaller than
+    iterations times batch.
+
+    References:
+        Gandikota et al., 2023, Erasing concepts from diffusion models, arXiv:2303.07345
+
+    Differences from the authors' released code:
+        The original program draws t at random between two steps of the sampler; here, as in the newer one, it
+        is the time reached. Its sampler leaves out the last step, and for k = 0 it runs to the end, so it
+        trains on an almost finished image; here that x_t is pure noise. In the newer program η = 2 is η = 1
+        here, and latents come from the pipeline's sampler, here from the subject's. Numbers k are spread
+        evenly over the run, theirs are independent; latents of one student iteration share theirs. `u`
+        includes output convolution and time embedding, which the original leaves out, and norms, which the
+        newer leaves out. Erasing only within a context ("erase from") is not offered. Weights train in the
+        type that they have, and the network stays in evaluation mode.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"concept"})
+    presets: ClassVar = {
+        "paper": Preset(
+            "authors' first program, Stable Diffusion 1.4",
+            {"train": "x", "iterations": 1000, "lr": 1e-5, "batch_size": 1, "eta": 1.0, "guidance": 3.0,
+             "sampling": "student"},
+        ),
+        "diffusers": Preset(
+            "authors' program for diffusers, Stable Diffusion 1.4",
+            {"train": "x", "iterations": 200, "lr": 5e-5, "batch_size": 1, "eta": 1.0, "guidance": 3.0,
+             "sampling": "base", "pool": 200},
+        ),
+    }  # fmt: skip
+
+    train: Trained = knob(
+        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
+    )
+    iterations: int = knob(60, "steps of Adam", ge=1, search=(20, 200))
+    lr: float = knob(5e-4, "step size of Adam", gt=0, search=(1e-5, 2e-3))
+    batch_size: int = knob(8, "latents in an iteration", ge=1)
+    eta: float = knob(1.0, "strength η of guidance away from the concept", ge=0, search=(0.25, 3.0))
+    guidance: float = knob(3.0, "scale of guidance towards the concept while latents are sampled", ge=0)
+    sampling: Literal["base", "student"] = knob("base", "who denoises the latents: original, or itself")
+    pool: int = knob(160, "latents sampled beforehand by the original, at most those needed", ge=1)
+
+    def unlearn(self, subject: Denoises, data: Split, run: Run) -> Denoises:
+        """See `Method.unlearn`.
+
+        Raises:
+            BadData: If there is no prompt.
+            Mismatch: If nothing of what is to train is in the model.
+        """
+        told, losses = encoded(subject, data.concept), []
+        with only(subject.module, chosen(subject, self.train)) as params, mode(subject.module, train=False):
+            opt = torch.optim.Adam(params, self.lr)
+            if self.sampling == "base":
+                examples = self._from_base(subject, told, len(data.concept), run)
+            else:
+                examples = self._from_student(subject, told, len(data.concept), Original(params), run)
+            for z, t, cond, goal in run.track(examples, "unlearn", self.iterations):
+                loss = mse_loss(subject.predict(z, t, cond), goal)
+                descend(opt, loss)
+                losses.append(loss.detach())
+        for value in torch.stack(losses).tolist():
+            run.note(loss=value)
+        return subject
+
+    def _from_base(self, subject: Denoises, told: Any, prompts: int, run: Run) -> Iterator[Example]:
+        """Batches of a pool of examples that is made at once, before anything trains."""
+        needed = self.iterations * self.batch_size
+        n = min(self.pool, needed)
+        until = spread(n, steps_of(subject), run.rng)
+        row = whole(prompts, n, run.rng, run.rng.device)
+        made = []
+        for some, z, t in latents(subject, told, row, until, self.guidance, run):
+            made.append((row[some], z, t, away(subject, z, t, taken(told, row[some]), self.eta)))
+        row, z, t, goal = map(torch.cat, zip(*made, strict=True))
+        passes = [torch.randperm(n, generator=run.rng, device=run.rng.device) for _ in range(-(-needed // n))]
+        order = torch.cat(passes)[:needed].split(self.batch_size)
+        return ((z[i], t[i], taken(told, row[i]), goal[i]) for i in order)
+
+    def _from_student(
+        self, subject: Denoises, told: Any, prompts: int, original: Original, run: Run
+    ) -> Iterator[Example]:
+        """Batches that the weights in training denoise, with targets of the original."""
+        for until in spread(self.iterations, steps_of(subject), run.rng).tolist():
+            cond = taken(told, whole(prompts, self.batch_size, run.rng, run.rng.device))
+            z, t = subject.trajectory(cond, until, self.guidance, run.rng)
+            with original():
+                goal = away(subject, z, t, cond, self.eta)
+            yield z, t, cond, goal
+
+
+@torch.no_grad()
+def away(subject: Denoises, z: Tensor, t: Tensor, cond: Any, eta: float) -> Tensor:
+    """Guidance away from a conditioning, ε(∅) − η (ε(c) − ε(∅)), with the shape of z.
+
+    Args:
+        subject: The model, with the weights it has now.
+        z: Latents, with shape (B, *).
+        t: Times, with shape (B,).
+        cond: Conditioning c.
+        eta: Strength η.
+    """
+    both = joined(subject.null(len(z)), cond)
+    free, told = subject.predict(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
+    return free - eta * (told - free)

@@ -1,0 +1,47 @@
+"""Drawings of the same prompts by each model, and how each concept fared, for the page."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+Data = dict[str, Any]
+
+
+def drawings(found: Data | None) -> Data | None:
+    """The grid of `figures["drawings"]`: prompts as columns, models as rows.
+
+    A drawing is `off` where the erased concept is still seen, or where something else is seen than was asked for;
+    that the original draws the concept is as it should be.
+    """
+    if not found:
+        return None
+    concept = found["concept"]
+    columns = list(zip(found["captions"], found["asks"], found["asked"], strict=True))
+    rows = []
+    for who, images in found["images"].items():
+        cells = []
+        for (caption, asks, asked), image, seen in zip(columns, images, found["seen"][who], strict=True):
+            off = seen == concept if asks and who != "original" else seen != asked
+            said = seen or "nothing"
+            alt = f"{who}, {caption}: seen as {said}"
+            cells.append({"png": image, "asks": asks, "seen": said, "off": off, "alt": alt})
+        rows.append({"who": who, "cells": cells})
+    runs = [(asks, len(list(run))) for asks, run in groupby(found["asks"])]
+    return {"concept": concept, "axis": found["axis"], "columns": columns, "runs": runs, "rows": rows}
+
+
+def matrices(found: list[Data]) -> list[Data]:
+    """The tables of `figures["concepts"]`: one for each axis, concepts as rows, models as columns."""
+    made = []
+    for axis in found:
+        rows = []
+        for k, name in enumerate(axis["names"]):
+            right = {who: values[k] for who, values in axis["right"].items()}
+            marks = {who: round(100 * v, 2) for who, v in right.items() if v is not None}
+            rows.append({"name": name, "erased": name == axis["erased"], "n": axis["n"][k], "right": right,
+                         "strip": {"marks": marks, "band": None} if marks else None})  # fmt: skip
+        made.append(
+            {"axis": axis["axis"], "models": list(axis["right"]), "rows": [r for r in rows if r["n"]]}
+        )
+    return made
