@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import torch
@@ -285,8 +285,9 @@ class Statistics(Protocol):
         ...
 
 
-PROMPTS = cast(Handle, Sealed("prompts", "the method"))
-"""Where a trial has no concepts."""
+def _no_prompts() -> Handle:
+    """Where a trial has no concepts."""
+    return cast(Handle, Sealed("prompts", "the method"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +310,9 @@ class Split:
     validation: Handle
     surrogate: Handle
     statistics: Statistics
-    concept: Handle = PROMPTS
-    anchor: Handle = PROMPTS
-    preserve: Handle = PROMPTS
+    concept: Handle = field(default_factory=_no_prompts)
+    anchor: Handle = field(default_factory=_no_prompts)
+    preserve: Handle = field(default_factory=_no_prompts)
 
 
 def _order(rows: Tensor, rng: Generator | None) -> Tensor:

@@ -16,7 +16,7 @@ from unlearn.subject import Draws
 
 @metrics.register("erasure")
 class Erasure(Metric):
-    """Whether the concept is gone from drawings, and whether the other concepts are still drawn right.
+    """Whether a concept is gone from drawings, and whether the others are still drawn right.
 
     All models draw the same prompts from the same noise, and a judge for each axis looks at them. `ua`, the
     unlearning accuracy, is the share of prompts with the concept whose drawing shows another one; a drawing that

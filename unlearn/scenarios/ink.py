@@ -28,7 +28,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "ink"
 
 @scenarios.register("ink")
 class Ink(Scenario):
-    """A small Stable Diffusion pipeline that draws the ten digits in five inks, and must forget one of them.
+    """A small Stable Diffusion pipeline that draws digits in five inks, and must forget one.
 
     Trained by `bench/train_ink.py` on scikit-learn's digit scans, drawn in red ink, blue ink, chalk, pencil and
     neon, and shipped. Two judges, of digits and of styles, look at what is drawn for every pair of a digit and a

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from unlearn.data import Resident
+from unlearn.gallery import Gallery, Judge
 from unlearn.metric import Evidence, Metric, Score, View
 from unlearn.registry import metrics
 from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim
-from unlearn.subject import Classifies, Trains
+from unlearn.subject import Classifies, Draws, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
@@ -284,9 +285,31 @@ def evidence(name: str, request: str = "class") -> Evidence:
         "seconds": 2.0, "peak_bytes": 1000, "read": {"forget": 7}, "changed": 0.5, "log": {},
         "original_seconds": 2.0, "oracle_seconds": 2.0,
     }  # fmt: skip
+    handles, gallery = made.handles, None
+    if isinstance(made.subjects["original"], Draws):
+        gallery, handles = small_gallery(), {**handles, "prompts": specimen(name).sets["prompts"]}
     return Evidence(
-        made.subjects, made.handles, views, request, removed, tuple("abcd") if removed else (), facts
+        made.subjects,
+        handles,
+        views,
+        request,
+        removed,
+        tuple("abcd") if removed else (),
+        facts,
+        gallery=gallery,
     )
+
+
+def small_gallery() -> Gallery:
+    """Eight prompts over four objects and two styles, with judges that are random but fixed linear maps."""
+
+    def judge(classes: int) -> Judge:
+        weights = torch.randn(64, classes + 1, generator=torch.Generator().manual_seed(classes))
+        return lambda images: images.mean(1).flatten(1) @ weights
+
+    asked = {"object": torch.arange(8) % 4, "style": torch.arange(8) // 4}
+    names = {"object": tuple("abcd"), "style": ("x", "y")}
+    return Gallery(tuple("abcdefgh"), asked, names, {a: judge(len(n)) for a, n in names.items()}, "object", 0)
 
 
 def permuted(ev: Evidence) -> Evidence:

@@ -228,6 +228,7 @@ def _diffusion() -> Specimen:
         "concept": [[0, 2, *[1] * 6]],
         "anchor": [[0, 3, *[1] * 6]],
         "preserve": [_prompt(2), _prompt(3)],
+        "prompts": [_prompt(k % 4) for k in range(8)],
     }
     concepts = {n: Resident(Arrays(torch.zeros(len(ids), 0), torch.tensor(ids))) for n, ids in words.items()}
     return Specimen(subject, {**_prompted_sets(), **concepts})
