@@ -23,6 +23,9 @@ StorePath = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Page = Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")]
+Minutes = Annotated[float | None, typer.Option(help="Time that one unlearning call may take.", min=0)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
 ]
@@ -65,15 +68,13 @@ def run(
     head: Annotated[str | None, own("Name of the last layer.")] = None,
     group_column: Annotated[str | None, own("Column that names owners.")] = None,
     out: Annotated[Path | None, own("Where to write the unlearned weights.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")] = None,
+    html: Page = None,
     show_forgotten: Annotated[
         bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
     ] = False,
     device: Device = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Time that one unlearning call may take.", min=0)
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")] = False,
+    minutes: Minutes = None,
+    fresh: Fresh = False,
     store: StorePath = None,
     json: Json = False,
     values: Any = None,
@@ -107,12 +108,10 @@ def erase(
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas.")] = "erasure,memory,run-time,read",
     plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the unlearned weights.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")] = None,
+    html: Page = None,
     device: Device = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Time that one unlearning call may take.", min=0)
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")] = False,
+    minutes: Minutes = None,
+    fresh: Fresh = False,
     store: StorePath = None,
     json: Json = False,
     values: Any = None,
