@@ -156,7 +156,7 @@ class TestTextToImage:
         t, noise = torch.randint(0, 1000, (3,), generator=g), torch.randn(b.x.shape, generator=g)
         a = s.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         z = a.sqrt() * b.x + (1 - a).sqrt() * noise
-        out = s.module(z, t, encoder_hidden_states=s.text(input_ids=b.y).last_hidden_state).sample
+        out = s.module.unet(z, t, encoder_hidden_states=s.text(input_ids=b.y).last_hidden_state).sample
         assert torch.allclose(s.loss(b, rng(4)), (out - noise).square().mean((1, 2, 3)), atol=1e-5)
 
     def test_velocity_target(self):
@@ -191,9 +191,9 @@ class TestTextToImage:
         s = spec.copy().subject
         z = s.scheduler.add_noise(b.x, noise, t)
         out, target = s.predict(z, t, s.encode(b)), s.predict(z, t, s._repeated(s.pseudo, 2)).detach()
-        expected = torch.autograd.grad((out - target).square().mean(), s.module.conv_out.weight)[0]
+        expected = torch.autograd.grad((out - target).square().mean(), s.module.unet.conv_out.weight)[0]
         s.relabeled_loss(b, rng(1)).mean().backward()
-        assert torch.allclose(s.module.conv_out.weight.grad, expected, atol=1e-6)
+        assert torch.allclose(s.module.unet.conv_out.weight.grad, expected, atol=1e-6)
 
     def test_trajectory_stops_at_the_schedulers_time(self):
         spec = specimen("unet")
@@ -213,11 +213,11 @@ class TestTextToImage:
         ddim.set_timesteps(4)
         with torch.no_grad():
             for t in ddim.timesteps[:3]:
-                z = ddim.step(s.module(z, t, encoder_hidden_states=cond).sample, t, z).prev_sample
+                z = ddim.step(s.module.unet(z, t, encoder_hidden_states=cond).sample, t, z).prev_sample
         assert torch.allclose(s.trajectory(cond, 3, 1.0, rng())[0], z, atol=1e-4)
 
     def test_parts_divide_the_attentions(self):
-        module, parts = specimen("unet").subject.module, specimen("unet").subject.parts()
+        module, parts = specimen("unet").subject.denoiser, specimen("unet").subject.parts()
         names = {n: {id(p) for p in part.parameters()} for n, part in parts.items()}
         cross = {id(p) for n, p in module.named_parameters() if "attn2" in n}
         values = {id(p) for n, p in module.named_parameters() if "attn2.to_k" in n or "attn2.to_v" in n}
@@ -227,10 +227,19 @@ class TestTextToImage:
         assert whole == names["all"] == {id(p) for p in module.parameters()}
         assert not names["rest"] & (names["cross-attention"] | names["self-attention"])
 
-    def test_clones_share_the_frozen_text_encoder(self):
+    def test_the_text_encoder_starts_frozen_and_belongs_to_its_clone(self):
         subject = specimen("unet").subject
-        assert subject.clone().text is subject.text
-        assert not any(p.requires_grad for p in subject.text.parameters())
+        clone = subject.clone()
+        assert clone.text is not subject.text and clone.vae is subject.vae
+        assert not any(p.requires_grad for s in (subject, clone) for p in s.text.parameters())
+
+    def test_embedded_tokens_say_what_their_ids_say(self):
+        spec = specimen("unet")
+        s, b = spec.subject, next(spec.sets["retain"].batches(3))
+        embedded = s.embeddings()[b.y].requires_grad_()
+        states = s.encode_embedded(embedded, b.y)
+        assert torch.equal(states, s.encode(b))
+        assert torch.autograd.grad(states.sum(), embedded)[0].any()
 
 
 class TestImageToImage:

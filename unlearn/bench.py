@@ -127,7 +127,7 @@ class Bench:
         return Evidence(
             subjects, {n: h for n, h in trial.handles.items() if n not in LENT_ONLY}, trial.views, trial.request.kind,
             trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
-            gallery=trial.gallery,
+            gallery=trial.gallery, progress=self.progress,
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
@@ -164,7 +164,7 @@ class Bench:
         """The unlearned subject, made now or patched together from the store, with its costs."""
         known = self.store.find("unlearned", recipe)
         if known is not None and not self.fresh:
-            done, info = _patched(trial.original, known)
+            done, info = _restored(trial.original, method, known)
             if info["made"] == _made(done):
                 return done, info
         done, info = self._call(trial, method)
@@ -229,13 +229,15 @@ class Bench:
     def _cache(
         self, trial: Trial, subjects: Mapping[str, Subject], addresses: Mapping[str, str]
     ) -> Callable[..., dict[str, Tensor]]:
-        def cache(who: str, where: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        def cache(
+            who: str, where: str, make: Callable[[], dict[str, Tensor]], what: str = ""
+        ) -> dict[str, Tensor]:
             rows = trial.handles[where].rows
             subject = subjects[who]
             recipe = {"model": addresses[who], "weights": weights_hash(subject.module.state_dict()),
                       "options": trial.scenario.options(), "set": _set_digest(trial.handles[where]),
                       "material": trial.facts["material"], "inputs": trial.facts["inputs"], "seed": trial.seeds.method,
-                      "device": self.device.type,
+                      "device": self.device.type, "what": what,
                       "code": code_of(type(subject), modules=("unlearn.metric", *trial.scenario.modules))}  # fmt: skip
 
             def write(folder: Path) -> None:
@@ -288,10 +290,9 @@ def _made(done: Subject) -> str:
     return f"{kinds} {weights_hash(done.module.state_dict())}"
 
 
-def _patched(original: Subject, folder: Path) -> tuple[Subject, Set]:
-    """A clone of the original with a stored patch on it, and what was noted beside the patch."""
-    done = original.clone()
-    done.module.load_state_dict(load_tensors(folder / "patch.safetensors"), strict=False)
+def _restored(original: Subject, method: Method[Any], folder: Path) -> tuple[Subject, Set]:
+    """What a method made of the original, from a stored patch, and what was noted beside the patch."""
+    done: Subject = method.restore(original.clone(), load_tensors(folder / "patch.safetensors"))
     return done, read_json(folder / "info.json")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_type_hints
 
+from torch import Tensor
+
 from unlearn.data import Split
 from unlearn.errors import UnknownName
 from unlearn.knobs import Declared
@@ -64,6 +66,16 @@ class Method(Declared, ABC, Generic[S]):
         Returns:
             The subject, or a wrapper with the same protocols.
         """
+
+    def restore(self, subject: S, state: Mapping[str, Tensor]) -> S:
+        """What `unlearn` returned, made again without unlearning; a method that returns a wrapper says how.
+
+        Args:
+            subject: A private clone of the original.
+            state: Tensors of the returned subject's module that the original lacks or holds differently.
+        """
+        subject.module.load_state_dict(dict(state), strict=False)
+        return subject
 
     @classmethod
     def preset(cls, name: str, **values: Any) -> Self:

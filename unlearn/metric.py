@@ -16,13 +16,15 @@ from unlearn.data import Handle
 from unlearn.errors import Mismatch
 from unlearn.gallery import Gallery
 from unlearn.knobs import Declared
+from unlearn.runtime import Progress, Silent
 from unlearn.score import Aim, Score
 from unlearn.subject import Classifies, Draws, Embeds, HasLoss, Predicts, Subject, mode
 
 __all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
 
 Arrays = dict[str, Tensor]
-Cache = Callable[[str, str, Callable[[], Arrays]], Arrays]
+Cache = Callable[..., Arrays]
+"""Called with a model, a set, what makes the arrays, and by keyword `what`, where they are no forward pass."""
 Ends = dict[str, Any]
 """The fields `low`, `high` and `interval` of a score, or nothing."""
 
@@ -61,6 +63,7 @@ class Evidence:
         seed: For metrics that draw or train.
         batch_size: Of forward passes.
         cache: Keeps arrays of a model and set across runs; by default only this object keeps them.
+        progress: Draws progress of what takes long.
         passes: Forward passes made, by (model, set).
         gallery: Who judges the drawings of the set `prompts`, where the subjects draw.
     """
@@ -74,9 +77,10 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     batch_size: int = 512
-    cache: Cache = lambda _who, _where, make: make()
+    cache: Cache = lambda _who, _where, make, what="": make()
     passes: Counter[tuple[str, str]] = field(default_factory=Counter)
     gallery: Gallery | None = None
+    progress: Progress = field(default_factory=Silent)
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
     @property
@@ -103,12 +107,39 @@ class Evidence:
         """What a model draws for each of `prompts` from the same noise, with shape (N, 3, H, W), 0 to 1."""
         return self._get(who, "prompts", "images")
 
-    def judged(self, who: str, axis: str) -> Tensor:
-        """Logits of a judge for each drawing, with shape (N, K + 1); see `Gallery`."""
+    @property
+    def drawn(self) -> Gallery:
+        """The gallery.
+
+        Raises:
+            Mismatch: If there is none.
+        """
         if self.gallery is None:
             raise Mismatch("this scenario has no judges of drawings; choose other metrics with --metrics")
-        with torch.inference_mode():
-            return self.gallery.judges[axis](self.images(who))
+        return self.gallery
+
+    def judged(self, who: str, axis: str) -> Tensor:
+        """Logits of a judge for each drawing, with shape (N, K + 1); see `Gallery`."""
+        return self._looked(who, f"judge of {axis}", self.drawn.judges[axis])
+
+    def features_of_drawings(self, who: str, network: str) -> Tensor:
+        """Features of each drawing by a network of the gallery, with shape (N, D); see `Gallery`."""
+        layers = self.drawn.features[network]
+        return self._looked(who, network, lambda images: layers(images)[-1].mean((2, 3)))
+
+    def kept(self, who: str, where: str, what: str, make: Callable[[], Arrays]) -> Arrays:
+        """Arrays that cost more than a pass, such as an attack's success; made once for a model, set and `what`.
+
+        Args:
+            who: The model.
+            where: The set.
+            what: Everything else that decides the result, its code included.
+            make: Makes them.
+        """
+        key = (who, f"{where} {what}")
+        if key not in self._memo:
+            self._memo[key] = self.cache(who, where, make, what=what)
+        return self._memo[key]
 
     def correct(self, who: str, where: str) -> Tensor:
         """Whether the most likely class is the target, with shape (N,)."""
@@ -161,6 +192,14 @@ class Evidence:
                 f"{type(self.subjects[who]).__name__} has no {what}; choose other metrics with --metrics"
             )
         return arrays[what]
+
+    def _looked(self, who: str, key: str, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """What somebody sees in each drawing, looked at once."""
+        found = self._memo.setdefault((who, "prompts, looked at"), {})
+        if key not in found:
+            with torch.inference_mode():
+                found[key] = torch.cat([look(x) for x in self.images(who).split(self.batch_size)])
+        return found[key]
 
     def _arrays(self, who: str, where: str) -> Arrays:
         if (who, where) not in self._memo:
@@ -217,6 +256,8 @@ class Metric(Declared, ABC):
     """Protocol of the subjects that it can measure."""
     basic: ClassVar[bool] = True
     """Whether it belongs to the suite that runs when no metrics are named."""
+    extras: ClassVar[str] = ""
+    """How to get what it needs and this package does not bring, such as other packages, or weights from a hub."""
 
     @abstractmethod
     def measure(self, ev: Evidence) -> list[Score]:

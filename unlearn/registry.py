@@ -317,6 +317,7 @@ def load_file(path: Path) -> Any:
 
 methods: Registry[Any] = Registry("method", "unlearn.methods", "unlearn.methods", "unlearn")
 metrics: Registry[Any] = Registry("metric", "unlearn.evals", "unlearn.metrics", "measure")
+attacks: Registry[Any] = Registry("attack", "unlearn.attacks", "unlearn.attacks", "attempts")
 subjects: Registry[Any] = Registry("subject", "unlearn.subjects", "unlearn.subjects")
 scenarios: Registry[Any] = Registry("scenario", "unlearn.scenarios", "unlearn.scenarios")
 

@@ -121,7 +121,17 @@ class Trains(Fresh, Protocol):
 
 @runtime_checkable
 class Denoises(Subject, Protocol):
-    """A conditional diffusion or flow model seen through its prediction."""
+    """A conditional diffusion or flow model seen through its prediction.
+
+    A conditioning is a tensor, or a tuple, list or dict of tensors, with the examples along the first axis.
+
+    Attributes:
+        steps: Steps of a whole trajectory.
+        guidance: Scale of classifier-free guidance in samples.
+    """
+
+    steps: int
+    guidance: float
 
     def encode(self, batch: Batch) -> Any:
         """Conditioning of each example, opaque to methods."""
@@ -140,7 +150,37 @@ class Denoises(Subject, Protocol):
         ...
 
     def parts(self) -> dict[str, nn.Module]:
-        """Named parts that methods select: cross-attention, self-attention, text encoder."""
+        """Named parts that methods select: cross-attention, self-attention, `all` of the denoiser, text encoder."""
+        ...
+
+
+@runtime_checkable
+class Noises(Denoises, Protocol):
+    """Knows how examples become noise."""
+
+    def times(self, n: int, rng: Generator) -> Tensor:
+        """Times drawn as in training, with shape (n,)."""
+        ...
+
+    def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Examples x with noise of times t (B,), and what should be predicted there; both of the shape of x."""
+        ...
+
+
+@runtime_checkable
+class Steers(Denoises, Protocol):
+    """Can be held away from prompts while it samples, without a change of its weights."""
+
+    def steered(self, guide: nn.Module) -> Self:
+        """The same model with one more guide in its module.
+
+        Samples then follow ε(∅) + g (ε(c) − ε(∅) − Σ d), with the d of each guide.
+
+        Args:
+            guide: Has a buffer `prompt`, the token ids of one prompt p as in a row of `Batch.y`. Called at step i,
+                counted from 0, it gives the d of this step and the memory ν of the next, both of the shape of ε:
+                `d, ν = guide(i, ε(∅), ε(c), ε(p), ν)`; ν is zero at first.
+        """
         ...
 
 
@@ -179,6 +219,28 @@ class Draws(Generates, Protocol):
 
     def draw(self, batch: Batch, rng: Generator) -> Tensor:
         """An image for each row's prompt, with shape (B, 3, H, W), between 0 and 1."""
+        ...
+
+
+@runtime_checkable
+class Prompted(Noises, Draws, Protocol):
+    """Reads prompts as embedded tokens, which an attack may choose."""
+
+    def embeddings(self) -> Tensor:
+        """Embeddings of all tokens, with shape (V, D)."""
+        ...
+
+    def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Any:
+        """Conditionings of prompts given as embedded tokens (B, L, D), with a gradient to them.
+
+        Args:
+            embedded: What takes the place of the tokens' own embeddings.
+            ids: The tokens, with shape (B, L); they say where a prompt ends.
+        """
+        ...
+
+    def draw_from(self, cond: Any, rng: Generator) -> Tensor:
+        """An image for each conditioning, with shape (B, 3, H, W), between 0 and 1."""
         ...
 
 

@@ -11,7 +11,6 @@ def subject():
     """A private copy whose denoiser and text encoder are float64."""
     found = specimen("unet").copy().subject
     found.module.double()
-    found.text.double()
     return found
 
 

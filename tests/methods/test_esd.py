@@ -29,7 +29,7 @@ PROMPTS = torch.tensor([[0, 2, *[1] * 6], [0, 5, 2, *[1] * 5], [0, 7, *[1] * 6]]
 def subject(dtype=torch.float32):
     """A private denoiser, in float64 where asked; the text encoder stays as it is."""
     spec = specimen("unet").copy().subject
-    spec.module.to(dtype)
+    spec.denoiser.to(dtype)
     return spec
 
 
@@ -55,11 +55,11 @@ def noise(s, ids, guided, net, z, t, eta):
 def point(s, seed=0):
     """Fixed latents and times, one for each prompt, in the type of the denoiser."""
     z = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return z.to(next(s.module.parameters())), torch.tensor([17, 500, 999])
+    return z.to(next(s.denoiser.parameters())), torch.tensor([17, 500, 999])
 
 
 def state(s):
-    return {n: p.detach().clone() for n, p in s.module.named_parameters()}
+    return {n: p.detach().clone() for n, p in s.denoiser.named_parameters()}
 
 
 def start(method, s, run=None):
@@ -67,7 +67,7 @@ def start(method, s, run=None):
     run, told = run or Run(), encoded(s, split().concept)
     if method.sampling == "base":
         return next(method._from_base(s, told, 3, run))
-    return next(method._from_student(s, told, 3, Original(list(s.module.parameters())), run))
+    return next(method._from_student(s, told, 3, Original(list(s.denoiser.parameters())), run))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
@@ -77,21 +77,21 @@ def test_the_target_is_guidance_away_from_the_concept(eta):
     z, t = point(s)
     got = away(s, z, t, encoded(s, split().concept), eta)
     assert got.dtype == torch.float64 and not got.requires_grad
-    assert torch.allclose(got, noise(s, PROMPTS, -1, s.module, z, t, eta), rtol=0, atol=1e-12)
+    assert torch.allclose(got, noise(s, PROMPTS, -1, s.denoiser, z, t, eta), rtol=0, atol=1e-12)
 
 
 def test_eta_is_that_of_the_newer_program_less_one():
     """Its target is e_p − η' (e_p − e_0): η' = 2 is our 1."""
     s = subject(torch.float64)
     z, t = point(s)
-    e_p, e_0 = (noise(s, PROMPTS, 1, s.module, z, t, eta) for eta in (1.0, 0.0))
+    e_p, e_0 = (noise(s, PROMPTS, 1, s.denoiser, z, t, eta) for eta in (1.0, 0.0))
     ours = away(s, z, t, encoded(s, split().concept), 1.0)
     assert torch.allclose(ours, e_p - 2 * (e_p - e_0), rtol=0, atol=1e-12)
 
 
 def two_copies(s, examples, eta, lr):
     """The plain loop with two models: gradients and losses of each step, and the weights at the end."""
-    frozen, net = copy.deepcopy(s.module), copy.deepcopy(s.module)
+    frozen, net = copy.deepcopy(s.denoiser), copy.deepcopy(s.denoiser)
     params = {n: p for n, p in net.named_parameters() if ".attn2." in n}
     opt = torch.optim.Adam(params.values(), lr=lr)
     losses, grads = [], []
@@ -114,16 +114,16 @@ def test_losses_gradients_and_weights_are_those_of_the_plain_loop_with_two_copie
     plain, real = copy.deepcopy(s), TextToImage.predict
 
     def predict(self, z, t, cond):
-        assert not any(m.training for m in self.module.modules())
+        assert not any(m.training for m in self.denoiser.modules())
         if torch.is_grad_enabled():
             ids = PROMPTS[[int((words(s) == c.to(words(s))).flatten(1).all(1).nonzero()) for c in cond]]
             seen.append((z.clone(), t.clone(), ids))
         return real(self, z, t, cond)
 
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-    s.module.get_parameter(name).register_post_accumulate_grad_hook(lambda p: grads.append(p.grad.clone()))
+    s.denoiser.get_parameter(name).register_post_accumulate_grad_hook(lambda p: grads.append(p.grad.clone()))
     monkeypatch.setattr(TextToImage, "predict", predict)
-    s.module.train()
+    s.denoiser.train()
     run = Run()
     ESD(iterations=4, batch_size=3, lr=1e-3, eta=1.5, sampling=sampling, pool=7).unlearn(s, split(), run)
     losses, expected, net = two_copies(plain, seen, 1.5, 1e-3)
@@ -132,7 +132,7 @@ def test_losses_gradients_and_weights_are_those_of_the_plain_loop_with_two_copie
         assert want[name].abs().max() > 0
         assert torch.allclose(got, want[name], rtol=1e-9, atol=1e-9 * float(want[name].abs().max()))
     assert all(
-        torch.allclose(p, net.get_parameter(n), rtol=0, atol=1e-6) for n, p in s.module.named_parameters()
+        torch.allclose(p, net.get_parameter(n), rtol=0, atol=1e-6) for n, p in s.denoiser.named_parameters()
     )
 
 
@@ -142,19 +142,19 @@ def test_what_trains_and_that_the_rest_keeps_its_bits(train, sampling):
     s = subject()
     before = state(s)
     ESD(train=train, sampling=sampling, iterations=2, batch_size=2).unlearn(s, split(), Run())
-    moved = {n for n, p in s.module.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in s.denoiser.named_parameters() if not torch.equal(p, before[n])}
     allowed = {n for n in before if SELECTIONS[train](n)}
     assert moved == allowed
-    assert all(p.grad is None and p.requires_grad for p in s.module.parameters())
+    assert all(p.grad is None and p.requires_grad for p in s.denoiser.parameters())
 
 
 def test_the_names_that_train():
     s = subject()
     names = {}
     for train, wanted in SELECTIONS.items():
-        with only(s.module, chosen(s, train)) as params:
+        with only(s.denoiser, chosen(s, train)) as params:
             ids = {id(p) for p in params}
-        names[train] = {n for n, p in s.module.named_parameters() if id(p) in ids}
+        names[train] = {n for n, p in s.denoiser.named_parameters() if id(p) in ids}
         assert names[train] == {n for n in state(s) if wanted(n)}
     assert names["strict"] < names["x"] and names["x"] | names["u"] == names["full"]
 
@@ -190,10 +190,10 @@ def test_the_student_meets_latents_of_its_own_weights_and_the_base_does_not(monk
     who, real = [], TextToImage.trajectory
     s = subject()
     name = next(n for n in state(s) if SELECTIONS["strict"](n))
-    original = s.module.get_parameter(name).detach().clone()
+    original = s.denoiser.get_parameter(name).detach().clone()
 
     def trajectory(self, *args):
-        who.append(torch.equal(self.module.get_parameter(name), original))
+        who.append(torch.equal(self.denoiser.get_parameter(name), original))
         return real(self, *args)
 
     monkeypatch.setattr(TextToImage, "trajectory", trajectory)
@@ -210,7 +210,7 @@ def test_the_teacher_of_a_student_run_is_always_the_original():
     z, t = point(s)
     cond = encoded(s, split().concept)
     goal = away(s, z, t, cond, 1.0)
-    original = Original([p for n, p in s.module.named_parameters() if SELECTIONS["x"](n)])
+    original = Original([p for n, p in s.denoiser.named_parameters() if SELECTIONS["x"](n)])
     ESD(sampling="student", iterations=3).unlearn(s, split(), Run())
     trained = state(s)
     assert not torch.equal(away(s, z, t, cond, 1.0), goal)
@@ -294,7 +294,7 @@ def test_an_example_holds_the_target_of_its_own_latent_time_and_prompt(sampling)
     z, t, cond, goal = start(ESD(sampling=sampling, batch_size=9, iterations=5), s)
     rows = torch.stack([(words(s) == c).flatten(1).all(1).nonzero()[0, 0] for c in cond])
     assert len(rows.unique()) > 1
-    assert torch.allclose(goal, noise(s, PROMPTS[rows], -1, s.module, z, t, 1.0), rtol=0, atol=1e-12)
+    assert torch.allclose(goal, noise(s, PROMPTS[rows], -1, s.denoiser, z, t, 1.0), rtol=0, atol=1e-12)
 
 
 def test_conditionings_of_several_tensors():
@@ -314,7 +314,7 @@ class Without(TextToImage):
     """A denoiser whose parts are other ones."""
 
     def parts(self):
-        return {"all": self.module}
+        return {"all": self.denoiser}
 
 
 def test_bad_input_is_refused_in_one_line():
@@ -337,8 +337,8 @@ def test_the_deadline_ends_it_and_flags_are_put_back(sampling):
     run = Run(deadline=time.monotonic() - 1)
     with pytest.raises(OutOfTime):
         ESD(sampling=sampling).unlearn(s, split(), run)
-    assert all(p.requires_grad and p.grad is None for p in s.module.parameters())
-    assert not any(m._forward_pre_hooks for m in s.module.modules())
+    assert all(p.requires_grad and p.grad is None for p in s.denoiser.parameters())
+    assert not any(m._forward_pre_hooks for m in s.denoiser.modules())
 
 
 def test_bfloat16_stays_bfloat16():
@@ -346,4 +346,4 @@ def test_bfloat16_stays_bfloat16():
     _, _, _, goal = start(ESD(iterations=1, batch_size=2), s)
     assert goal.dtype == torch.bfloat16
     ESD(iterations=2, batch_size=2).unlearn(s, split(), Run())
-    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in s.module.parameters())
+    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in s.denoiser.parameters())

@@ -123,7 +123,7 @@ def test_a_preserved_state_moves_less_by_a_known_factor():
 def test_the_type_of_the_weights_is_kept_and_one_rounding_to_it_is_all_that_is_lost():
     """Half a unit in the last of 24 binary places."""
     single = subject()
-    single.module.float()
+    single.denoiser.float()
     before = [w.double() for w in weights(single)]
     c, g = (last(text(single, *rows), rows) for rows in (CONCEPTS, ANCHORS))
     done = UCE().unlearn(single, lent(CONCEPTS, ANCHORS), Run())
@@ -171,7 +171,9 @@ class TestWords:
         from transformers import CLIPTextConfig, CLIPTextModel
 
         s = subject()
-        s.text = CLIPTextModel(CLIPTextConfig(**{**s.text.config.to_dict(), "eos_token_id": 2})).eval()
+        s.module["text_encoder"] = CLIPTextModel(
+            CLIPTextConfig(**{**s.text.config.to_dict(), "eos_token_id": 2})
+        ).eval()
         rows = ([0, 2, 5, 19, 19, 19, 19, 19], [0, 19, *[19] * 6], [0, 7, 19, *[0] * 5])
         assert s.words(self.batch(*rows))[1].tolist() == [2, 0, 1]
 

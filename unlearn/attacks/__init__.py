@@ -1,1 +1,1 @@
-"""Attacks on unlearned models, one file each."""
+"""Attacks that try to bring an erased concept back; one file each."""

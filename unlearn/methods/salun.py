@@ -71,12 +71,13 @@ class SalUn(Method[Relabels]):
 
     def unlearn(self, subject: Relabels, data: Split, run: Run) -> Relabels:
         """See `Method.unlearn`."""
-        params = list(subject.module.parameters())
+        params = [p for p in subject.module.parameters() if p.requires_grad]
         start = [p.detach().clone() for p in params] if self.form == "soft" else []
         masks = [torch.ones_like(p) for p in params]
         if self.form == "mask":
-            saliency = gradient_of_sum(subject, data.forget, self.batch_size, run.rng)
-            masks = top_share([g.abs() for g in saliency], self.rho)
+            grads = gradient_of_sum(subject, data.forget, self.batch_size, run.rng)
+            pairs = zip(subject.module.parameters(), grads, strict=True)
+            masks = top_share([g.abs() for p, g in pairs if p.requires_grad], self.rho)
         opt = MaskedSGD(params, masks, self.lr, self.momentum, self.weight_decay)
         with mode(subject.module, train=True):
             for epoch in run.track(range(self.epochs), "unlearn"):

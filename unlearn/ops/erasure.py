@@ -64,7 +64,7 @@ def chosen(subject: Denoises, train: Trained) -> list[nn.Module]:
     found = list(parts[part].modules()) if part in parts else []
     if train == "u" and found:
         inside = set(found)
-        found = [m for m in subject.module.modules() if m not in inside]
+        found = [m for m in parts["all"].modules() if m not in inside]
     if not any(p.is_floating_point() for m in found for p in m.parameters(recurse=False)):
         raise Mismatch(
             f"train={train!r} selects no parameters of this model, whose parts are {', '.join(parts) or 'none'}; choose another"

@@ -115,7 +115,8 @@ Tape = list[tuple[nn.Module, Tensor, GradientEdge]]
 
 
 def _owners(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    """Layers with weights of their own that are not all frozen."""
+    return [m for m in module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
 
 
 def _layered(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn.errors import BadWeights
 from unlearn.ops import hub
-from unlearn.subjects.text_to_image import TextToImage
+from unlearn.subjects.text_to_image import TextToImage, components
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Loaded:
     """A pipeline as it was found.
 
     Attributes:
-        subject: The model; its text encoder and autoencoder are frozen.
+        subject: The model; its autoencoder is frozen.
         tokenizer: Of its text encoder.
     """
 
@@ -60,7 +60,9 @@ def load_pipeline(where: str, steps: int = 50, guidance: float = 7.5) -> Loaded:
     unet.requires_grad_(True)
     empty = _ids(pipe.tokenizer, [""])[0]
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    subject = TextToImage(unet, text, pipe.scheduler, empty, empty, shape, steps, guidance, vae=vae)
+    subject = TextToImage(
+        components(unet, text), pipe.scheduler, empty, empty, shape, steps, guidance, vae=vae
+    )
     return Loaded(subject, pipe.tokenizer)
 
 

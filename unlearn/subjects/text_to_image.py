@@ -12,7 +12,9 @@ from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
 from unlearn.errors import Mismatch
+from unlearn.ops.clip_text import embedding_of, encode_embedded, ends
 from unlearn.ops.recipe import Recipe
+from unlearn.ops.steering import Steering
 from unlearn.ops.verbs import fit, like, normal, of_example, untrained, whole
 from unlearn.registry import subjects
 from unlearn.runtime import Run
@@ -24,11 +26,11 @@ from unlearn.subject import mode
 class TextToImage:
     """Draws images of a prompt by diffusion; x are latents and y the token ids of their prompts.
 
-    The text encoder and the autoencoder are frozen and shared between clones.
+    The autoencoder is frozen and shared between clones.
 
     Attributes:
-        module: A diffusers UNet2DConditionModel.
-        text: A transformers CLIP text encoder, frozen.
+        module: Holds, by diffusers' names, `unet` (a UNet2DConditionModel) and `text_encoder` (a transformers
+            CLIPTextModel, frozen until a method frees it), see `components`; and `guides` where it is steered.
         scheduler: A diffusers scheduler; its noise schedule and prediction type are what count.
         empty: Token ids of the empty prompt, with shape (L,).
         pseudo: Token ids of the prompt that stands in for a forgotten one, with shape (L,).
@@ -36,7 +38,7 @@ class TextToImage:
         steps: Steps of a whole trajectory.
         guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)) in samples.
         recipe: How it was trained; None means that it is unknown and there is no oracle.
-        build: Returns the untrained module; by default every layer is reset.
+        build: Returns the untrained denoiser; by default every layer is reset.
         vae: A diffusers AutoencoderKL that turns latents into images, frozen; None where latents are images
             between -1 and 1.
 
@@ -45,8 +47,7 @@ class TextToImage:
         Rombach et al., 2022, High-resolution image synthesis with latent diffusion models, arXiv:2112.10752
     """
 
-    module: nn.Module
-    text: nn.Module
+    module: nn.ModuleDict
     scheduler: Any
     empty: Tensor
     pseudo: Tensor
@@ -57,8 +58,18 @@ class TextToImage:
     build: Callable[[], nn.Module] | None = None
     vae: nn.Module | None = None
 
+    @property
+    def denoiser(self) -> nn.Module:
+        """What predicts the noise."""
+        return self.module["unet"]
+
+    @property
+    def text(self) -> nn.Module:
+        """What encodes prompts."""
+        return self.module["text_encoder"]
+
     def clone(self) -> Self:
-        """A copy with a denoiser of its own; the text encoder is shared."""
+        """A copy with a denoiser and a text encoder of its own."""
         return replace(self, module=copy.deepcopy(self.module))
 
     def encode(self, batch: Batch) -> Tensor:
@@ -71,20 +82,37 @@ class TextToImage:
 
     def predict(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
         """What the denoiser predicts for latents z (B, C, H, W) at times t (B,): noise or velocity."""
-        out: Tensor = self.module(z, t, encoder_hidden_states=cond.to(z.dtype)).sample
+        out: Tensor = self.denoiser(z, t, encoder_hidden_states=cond.to(z.dtype)).sample
         return out
+
+    def times(self, n: int, rng: Generator) -> Tensor:
+        """Times drawn as in training, with shape (n,)."""
+        total: int = self.scheduler.config.num_train_timesteps
+        return whole(total, n, rng, like(self.module).device)
+
+    def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents x (B, C, H, W) with noise of times t (B,), and what should be predicted there."""
+        z: Tensor = self.scheduler.add_noise(x, noise, t)
+        kind: str = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return z, noise
+        if kind == "v_prediction":
+            return z, self.scheduler.get_velocity(x, noise, t)
+        raise Mismatch(
+            f"a scheduler that predicts {kind!r} is not supported; use one that predicts epsilon or v_prediction"
+        )
 
     def loss(self, batch: Batch, rng: Generator | None = None) -> Tensor:
         """Squared error of each example's prediction at a drawn time, meaned over its elements, (B,).
 
         Without a generator, time and noise of an example are seeded by its id.
         """
-        z, t, noise = self._noised(batch, rng)
-        return _squared(self.predict(z, t, self.encode(batch)), self._target(batch.x.to(z), noise, t))
+        z, t, target = self._drawn(batch, rng)
+        return _squared(self.predict(z, t, self.encode(batch)), target)
 
     def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
         """Error against the model's own stopped-gradient prediction for the pseudo prompt, with shape (B,)."""
-        z, t, _ = self._noised(batch, rng)
+        z, t, _ = self._drawn(batch, rng)
         with torch.no_grad():
             target = self.predict(z, t, self._repeated(self.pseudo, len(batch)))
         return _squared(self.predict(z, t, self.encode(batch)), target)
@@ -99,13 +127,14 @@ class TextToImage:
             guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)).
             rng: Source of the noise.
         """
-        n, ddim = len(cond), self._ddim()
+        n, ddim, guides = len(cond), self._ddim(), list(self._guides())
         z = torch.randn(n, *self.shape, generator=rng, device=rng.device).to(like(self.module))
-        both = torch.cat([self.null(n), cond])
-        with mode(self.module, train=False):
-            for t in ddim.timesteps[:until]:
-                free, told = self.predict(torch.cat([z, z]), t.expand(2 * n), both).chunk(2)
-                z = ddim.step(free + guidance * (told - free), t, z).prev_sample
+        rows = [self.null(n), cond, *(self._repeated(g.get_buffer("prompt"), n) for g in guides)]
+        told, steering = torch.cat(rows), Steering(guides, guidance)
+        with mode(self.denoiser, train=False):
+            for i, t in enumerate(ddim.timesteps[:until]):
+                out = self.predict(torch.cat([z] * len(rows)), t.expand(len(told)), told)
+                z = ddim.step(steering(i, *out.chunk(len(rows))), t, z).prev_sample
         reached = ddim.timesteps[until] if until < self.steps else torch.zeros_like(ddim.timesteps[0])
         return z, reached.expand(n)
 
@@ -113,18 +142,27 @@ class TextToImage:
         """Latents of a new image of each row's prompt, with shape (B, C, H, W)."""
         return self.trajectory(self.encode(batch), self.steps, self.guidance, rng)[0]
 
-    @torch.no_grad()
     def draw(self, batch: Batch, rng: Generator) -> Tensor:
         """An image for each row's prompt, with shape (B, 3, H, W), between 0 and 1."""
-        z = self.sample(batch, rng)
+        return self.draw_from(self.encode(batch), rng)
+
+    @torch.no_grad()
+    def draw_from(self, cond: Any, rng: Generator) -> Tensor:
+        """An image for each conditioning, with shape (B, 3, H, W), between 0 and 1."""
+        z = self.trajectory(cond, self.steps, self.guidance, rng)[0]
         if self.vae is not None:
             vae: Any = self.vae.to(z.device)
             z = vae.decode(z / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
         return ((z.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1)
 
+    def steered(self, guide: nn.Module) -> Self:
+        """The same model with one more guide in its module, see `unlearn.subject.Steers`."""
+        guides = nn.ModuleList([*self._guides(), guide])
+        return replace(self, module=nn.ModuleDict({**self.module, "guides": guides}))
+
     def parts(self) -> dict[str, nn.Module]:
-        """Parts of the denoiser by name; what is in none of the attentions is in `rest`."""
-        blocks = list(self.module.named_modules())
+        """Parts of the denoiser by name; what is in none of the attentions is in `rest`; and the text encoder."""
+        blocks = list(self.denoiser.named_modules())
         cross = [m for n, m in blocks if n.endswith(".attn2")]
         attention = {id(m) for n, m in blocks if ".attn1" in n or ".attn2" in n}
         rest = [
@@ -137,7 +175,8 @@ class TextToImage:
             "cross-attention-kv": nn.ModuleList(m.get_submodule(k) for m in cross for k in ("to_k", "to_v")),
             "self-attention": nn.ModuleList(m for n, m in blocks if n.endswith(".attn1")),
             "rest": nn.ModuleList(rest),
-            "all": self.module,
+            "all": self.denoiser,
+            "text": self.text,
         }
 
     def projections(self) -> list[nn.Module]:
@@ -146,50 +185,52 @@ class TextToImage:
 
     def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Text states (B, L, D) of each prompt and the position (B,) of the token before its first end of text."""
-        config: Any = self.text.config
-        end = config.eos_token_id
-        if end == 2:  # what old configurations say; CLIP takes the highest id for the end then, and so do we
-            end = batch.y.amax(1, keepdim=True)
-        inside = (batch.y == end).cumsum(1) == 0
-        return self._states(batch.y), (inside.sum(1) - 1).clamp_min(0)
+        return self._states(batch.y), (ends(self.text, batch.y) - 1).clamp_min(0)
+
+    def embeddings(self) -> Tensor:
+        """Embeddings of all tokens, with shape (V, D)."""
+        return embedding_of(self.text)
+
+    def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Tensor:
+        """Text states (B, L, D) of prompts given as embedded tokens (B, L, D), with a gradient to them.
+
+        Args:
+            embedded: What takes the place of the tokens' own embeddings.
+            ids: The tokens, with shape (B, L); they say where a prompt ends.
+        """
+        return encode_embedded(self.text, embedded)
 
     def fresh(self, rng: Generator) -> Self:
         """The same architecture with a newly drawn denoiser."""
-        return replace(self, module=untrained(self.module, self.build, rng))
+        made = untrained(self.denoiser, self.build, rng)
+        return replace(self, module=components(made, copy.deepcopy(self.text)))
 
     def fit(self, handle: Handle, run: Run) -> None:
         """Trains the denoiser in place by the recipe, see `unlearn.ops.verbs.fit`."""
         fit(self, self.recipe, handle, run)
 
-    @torch.no_grad()
+    def _guides(self) -> nn.ModuleList:
+        found: Any = self.module["guides"] if "guides" in self.module else nn.ModuleList()
+        guides: nn.ModuleList = found
+        return guides
+
     def _states(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.text.to(ids.device)(input_ids=ids).last_hidden_state
+        states: Tensor = self.text(input_ids=ids).last_hidden_state
         return states
 
     def _repeated(self, ids: Tensor, n: int) -> Tensor:
         return self._states(ids.to(like(self.module).device)[None]).expand(n, -1, -1)
 
-    def _noised(self, batch: Batch, rng: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents at a drawn time, the time (B,) and the noise that was added."""
+    def _drawn(self, batch: Batch, rng: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents at a drawn time, the time (B,), and what should be predicted there."""
         x = batch.x.to(like(self.module))
-        total: int = self.scheduler.config.num_train_timesteps
         if rng is None:
-            t = of_example(batch.index, lambda g: torch.randint(0, total, (), generator=g))
+            t = of_example(batch.index, lambda g: self.times(1, g)[0])
             noise = of_example(batch.index, lambda g: torch.randn(x.shape[1:], generator=g)).to(x)
         else:
-            t, noise = whole(total, len(x), rng, x.device), normal(x, rng)
-        return self.scheduler.add_noise(x, noise, t), t, noise
-
-    def _target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        kind: str = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "v_prediction":
-            velocity: Tensor = self.scheduler.get_velocity(x, noise, t)
-            return velocity
-        raise Mismatch(
-            f"a scheduler that predicts {kind!r} is not supported; use one that predicts epsilon or v_prediction"
-        )
+            t, noise = self.times(len(x), rng), normal(x, rng)
+        z, target = self.noised(x, t, noise)
+        return z, t, target
 
     def _ddim(self) -> Any:
         from diffusers import DDIMScheduler
@@ -197,6 +238,12 @@ class TextToImage:
         ddim = DDIMScheduler.from_config(self.scheduler.config)
         ddim.set_timesteps(self.steps, device=like(self.module).device)
         return ddim
+
+
+def components(unet: nn.Module, text_encoder: nn.Module) -> nn.ModuleDict:
+    """The parts of a pipeline that may change, by diffusers' names; the text encoder starts frozen."""
+    text_encoder.requires_grad_(False)
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
 def _squared(out: Tensor, target: Tensor) -> Tensor:

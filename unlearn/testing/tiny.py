@@ -30,7 +30,7 @@ from unlearn.subjects.dual_encoder import DualEncoder
 from unlearn.subjects.gan import Gan
 from unlearn.subjects.image_to_image import ImageToImage
 from unlearn.subjects.regressor import Regressor
-from unlearn.subjects.text_to_image import TextToImage
+from unlearn.subjects.text_to_image import TextToImage, components
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -221,7 +221,7 @@ def _diffusion() -> Specimen:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
     )
     subject = TextToImage(
-        _unet().eval(), text, scheduler, torch.tensor([0, *[1] * 7]), torch.tensor(_prompt(1)), (1, 8, 8), steps=4,
+        components(_unet().eval(), text), scheduler, torch.tensor([0, *[1] * 7]), torch.tensor(_prompt(1)), (1, 8, 8), steps=4,
         recipe=SGD(epochs=1, lr=0.01, batch_size=4), build=_unet,
     )  # fmt: skip
     words = {
