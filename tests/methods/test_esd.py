@@ -66,8 +66,8 @@ def start(method, s, run=None):
     """The first example of a run, before anything trains."""
     run, told = run or Run(), encoded(s, split().concept)
     if method.sampling == "base":
-        return next(method._from_base(s, told, 3, run))
-    return next(method._from_student(s, told, 3, Original(list(s.denoiser.parameters())), run))
+        return next(method._from_base(s, (told, told), 3, run))
+    return next(method._from_student(s, (told, told), 3, Original(list(s.denoiser.parameters())), run))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
@@ -78,6 +78,30 @@ def test_the_target_is_guidance_away_from_the_concept(eta):
     got = away(s, z, t, encoded(s, split().concept), eta)
     assert got.dtype == torch.float64 and not got.requires_grad
     assert torch.allclose(got, noise(s, PROMPTS, -1, s.denoiser, z, t, eta), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampling", ["base", "student"])
+def test_erased_within_a_context_the_context_learns_the_target(sampling):
+    """ε(a) − η (ε(c) − ε(∅)) at latents of the context a, by passes of their own."""
+    s, context = subject(torch.float64), PROMPTS.flip(0)
+    method = ESD(erase_from="anchor", sampling=sampling, eta=0.7, batch_size=4, iterations=2, pool=8)
+    data = replace(split(), anchor=Resident(Arrays(torch.zeros(3, 0), context)))
+    assert method.reads() == {"concept", "anchor"} and ESD().reads() == {"concept"}
+    told = method._told(s, data)
+    if sampling == "base":
+        z, t, cond, goal = next(method._from_base(s, told, 3, Run()))
+    else:
+        z, t, cond, goal = next(method._from_student(s, told, 3, Original([]), Run()))
+    row = torch.tensor([int((told[0] - c).abs().flatten(1).sum(1).argmin()) for c in cond])
+    assert torch.equal(cond, told[0][row])
+    with torch.no_grad():
+        e_a = s.denoiser(z, t, encoder_hidden_states=words(s, context[row]).to(z)).sample
+    guided = noise(s, PROMPTS[row], -1, s.denoiser, z, t, 0.7) - noise(
+        s, PROMPTS[row], 0, s.denoiser, z, t, 0
+    )
+    assert torch.allclose(goal, e_a + guided, rtol=0, atol=1e-12)
+    with pytest.raises(BadData, match="2 prompts give the context of 3 that name the concept; give one for"):
+        method.unlearn(s, replace(data, anchor=Resident(Arrays(torch.zeros(2, 0), context[:2]))), Run())
 
 
 def test_eta_is_that_of_the_newer_program_less_one():
@@ -282,7 +306,7 @@ def test_latents_are_those_of_their_prompt_and_their_steps():
 def test_every_latent_of_the_pool_is_used_equally_often(pool, batch, iterations):
     s, told = subject(), encoded(subject(), split().concept)
     method = ESD(pool=pool, batch_size=batch, iterations=iterations)
-    examples = list(method._from_base(s, told, 3, Run()))
+    examples = list(method._from_base(s, (told, told), 3, Run()))
     assert [len(z) for z, *_ in examples] == [batch] * iterations
     uses = torch.cat([z.flatten(1) for z, *_ in examples]).unique(dim=0, return_counts=True)[1]
     assert len(uses) == min(pool, batch * iterations) and int(uses.max() - uses.min()) <= 1

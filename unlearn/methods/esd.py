@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from unlearn.data import Split
+from unlearn.errors import BadData
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.erasure import (
@@ -31,6 +32,7 @@ from unlearn.runtime import Run
 from unlearn.subject import Denoises, mode
 
 Example = tuple[Tensor, Tensor, Any, Tensor]  # z, t, conditioning, target
+Told = tuple[Any, Any]  # conditionings of the prompts that lose the concept, and of those that name it
 
 
 @methods.register("esd")
@@ -48,6 +50,10 @@ class ESD(Method[Denoises]):
     of the pool is distributed like one drawn anew; it is used several times where the pool is smaller than
     iterations times batch.
 
+    With `erase_from="anchor"` the concept is erased only within a context a, the prompt that stands beside it in
+    the set of anchors: the prediction for a moves to ε*(x_t, t, a) − η (ε*(x_t, t, c) − ε*(x_t, t, ∅)), on latents
+    that were denoised towards a, as in the authors' program for diffusers.
+
     References:
         Gandikota et al., 2023, Erasing concepts from diffusion models, arXiv:2303.07345
 
@@ -58,8 +64,7 @@ class ESD(Method[Denoises]):
         here, and latents come from the pipeline's sampler, here from the subject's. Numbers k are spread
         evenly over the run, theirs are independent; latents of one student iteration share theirs. `u`
         includes output convolution and time embedding, which the original leaves out, and norms, which the
-        newer leaves out. Erasing only within a context ("erase from") is not offered. Weights train in the
-        type that they have, and the network stays in evaluation mode.
+        newer leaves out. Weights train in the type that they have, and the network stays in evaluation mode.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"concept"})
@@ -86,15 +91,22 @@ class ESD(Method[Denoises]):
     guidance: float = knob(3.0, "scale of guidance towards the concept while latents are sampled", ge=0)
     sampling: Literal["base", "student"] = knob("base", "who denoises the latents: original, or itself")
     pool: int = knob(160, "latents sampled beforehand by the original, at most those needed", ge=1)
+    erase_from: Literal["concept", "anchor"] = knob(
+        "concept", "whose prompts lose the concept: its own, or those of a context given as anchors"
+    )
+
+    def reads(self) -> frozenset[str]:
+        """The context as well, where there is one."""
+        return self.uses | {"anchor"} if self.erase_from == "anchor" else self.uses
 
     def unlearn(self, subject: Denoises, data: Split, run: Run) -> Denoises:
         """See `Method.unlearn`.
 
         Raises:
-            BadData: If there is no prompt.
+            BadData: If there is no prompt, or not one of the context for each.
             Mismatch: If nothing of what is to train is in the model.
         """
-        told, losses = encoded(subject, data.concept), []
+        told, losses = self._told(subject, data), []
         with only(subject.module, chosen(subject, self.train)) as params, mode(subject.module, train=False):
             opt = torch.optim.Adam(params, self.lr)
             if self.sampling == "base":
@@ -109,34 +121,50 @@ class ESD(Method[Denoises]):
             run.note(loss=value)
         return subject
 
-    def _from_base(self, subject: Denoises, told: Any, prompts: int, run: Run) -> Iterator[Example]:
+    def _told(self, subject: Denoises, data: Split) -> Told:
+        """Conditionings of the prompts that lose the concept, and of those that name it."""
+        concept = encoded(subject, data.concept)
+        if self.erase_from == "concept":
+            return concept, concept
+        if len(data.anchor) != len(data.concept):
+            raise BadData(
+                f"{len(data.anchor)} prompts give the context of {len(data.concept)} that name the concept; give one for each"
+            )
+        return encoded(subject, data.anchor), concept
+
+    def _goal(self, subject: Denoises, z: Tensor, t: Tensor, told: Told, rows: Tensor) -> Tensor:
+        start, concept = (taken(c, rows) for c in told)
+        return away(subject, z, t, concept, self.eta, None if self.erase_from == "concept" else start)
+
+    def _from_base(self, subject: Denoises, told: Told, prompts: int, run: Run) -> Iterator[Example]:
         """Batches of a pool of examples that is made at once, before anything trains."""
         needed = self.iterations * self.batch_size
         n = min(self.pool, needed)
         until = spread(n, steps_of(subject), run.rng)
         row = whole(prompts, n, run.rng, run.rng.device)
         made = []
-        for some, z, t in latents(subject, told, row, until, self.guidance, run):
-            made.append((row[some], z, t, away(subject, z, t, taken(told, row[some]), self.eta)))
+        for some, z, t in latents(subject, told[0], row, until, self.guidance, run):
+            made.append((row[some], z, t, self._goal(subject, z, t, told, row[some])))
         row, z, t, goal = map(torch.cat, zip(*made, strict=True))
         passes = [torch.randperm(n, generator=run.rng, device=run.rng.device) for _ in range(-(-needed // n))]
         order = torch.cat(passes)[:needed].split(self.batch_size)
-        return ((z[i], t[i], taken(told, row[i]), goal[i]) for i in order)
+        return ((z[i], t[i], taken(told[0], row[i]), goal[i]) for i in order)
 
     def _from_student(
-        self, subject: Denoises, told: Any, prompts: int, original: Original, run: Run
+        self, subject: Denoises, told: Told, prompts: int, original: Original, run: Run
     ) -> Iterator[Example]:
         """Batches that the weights in training denoise, with targets of the original."""
         for until in spread(self.iterations, steps_of(subject), run.rng).tolist():
-            cond = taken(told, whole(prompts, self.batch_size, run.rng, run.rng.device))
+            rows = whole(prompts, self.batch_size, run.rng, run.rng.device)
+            cond = taken(told[0], rows)
             z, t = subject.trajectory(cond, until, self.guidance, run.rng)
             with original():
-                goal = away(subject, z, t, cond, self.eta)
+                goal = self._goal(subject, z, t, told, rows)
             yield z, t, cond, goal
 
 
 @torch.no_grad()
-def away(subject: Denoises, z: Tensor, t: Tensor, cond: Any, eta: float) -> Tensor:
+def away(subject: Denoises, z: Tensor, t: Tensor, cond: Any, eta: float, start: Any = None) -> Tensor:
     """Guidance away from a conditioning, ε(∅) − η (ε(c) − ε(∅)), with the shape of z.
 
     Args:
@@ -145,7 +173,9 @@ def away(subject: Denoises, z: Tensor, t: Tensor, cond: Any, eta: float) -> Tens
         t: Times, with shape (B,).
         cond: Conditioning c.
         eta: Strength η.
+        start: Conditioning a of ε(a) − η (ε(c) − ε(∅)); None for ∅.
     """
-    both = joined(subject.null(len(z)), cond)
-    free, told = subject.predict(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
-    return free - eta * (told - free)
+    rows = [subject.null(len(z)), cond] if start is None else [subject.null(len(z)), cond, start]
+    k = len(rows)
+    free, told, *rest = subject.predict(torch.cat([z] * k), torch.cat([t] * k), joined(*rows)).chunk(k)
+    return (rest[0] if rest else free) - eta * (told - free)
