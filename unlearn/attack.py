@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearn.data import Handle
-from unlearn.gallery import Gallery
+from unlearn.data import Batch, Handle
+from unlearn.gallery import Gallery, seen
 from unlearn.metric import Arrays, Evidence, Metric
 from unlearn.ops.erasure import taken
 from unlearn.ops.stats import ends_of_share
+from unlearn.patch import weights_hash
 from unlearn.provenance import code_of
 from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim, Score
@@ -36,6 +37,7 @@ class Case:
         clean: The model before the concept was erased, for attacks that are given it; it must not be changed.
         ids: Tokens of the N prompts that ask for the concept, with shape (N, L).
         others: Tokens of prompts that ask for something else, with shape (M, L).
+        paraphrases: Tokens of P other wordings of the N prompts, with shape (P, N, L); P is 0 where none are known.
         real: Images that show the concept, as latents with their prompts.
         shows: Whether each image (k, 3, H, W) shows the concept, with shape (k,).
         run: Randomness, progress.
@@ -47,6 +49,7 @@ class Case:
     clean: Prompted
     ids: Tensor
     others: Tensor
+    paraphrases: Tensor
     real: Handle
     shows: Callable[[Tensor], Tensor]
     run: Run
@@ -59,10 +62,21 @@ class Case:
         return (~self.hit).nonzero().flatten()
 
     def images(self, n: int) -> tuple[Tensor, Tensor]:
-        """n images that show the concept, as latents (n, *), and their prompts (n, L); repeated if there are fewer."""
+        """n images that show the concept, as the victim's latents (n, *), and their prompts (n, L).
+
+        They are repeated if there are fewer. An oracle has an autoencoder of its own, so it gets the same images.
+        """
         batch = next(self.real.batches(min(n, len(self.real))))
         rows = torch.arange(n, device=batch.x.device) % len(batch)
-        return batch.x[rows], batch.y[rows]
+        x = batch.x
+        if self.victim.vae is not self.clean.vae:
+            x = self.victim.latents(self.clean.pictures(x))
+        return x[rows], batch.y[rows]
+
+    def asked(self, ids: Tensor) -> Tensor:
+        """What the victim draws from new noise, (n, 3, H, W), for prompts (n, L)."""
+        rows = torch.arange(len(ids), device=ids.device)
+        return self.draw(self.victim.encode(Batch(ids[:, :0], ids, rows)), len(ids))
 
     def draw(self, cond: Any, n: int) -> Tensor:
         """What the victim draws from new noise, (n, 3, H, W), for n conditionings, some rows at a time."""
@@ -93,24 +107,25 @@ class Attack(Metric):
     def measure(self, ev: Evidence) -> list[Score]:
         """Success without the attack and with it."""
         gallery = ev.drawn
-        rows = (gallery.asked[gallery.axis] == gallery.target).nonzero().flatten()
         attacked = [who for who in ("unlearned", "oracle") if who in ev.subjects]
-        pre = {who: _shown(gallery, ev.judged(who, gallery.axis)[rows]) for who in ev.subjects}
-        post = {who: self._kept(ev, gallery, who, rows, pre[who]) for who in attacked}
+        pre = {who: _shown(gallery, ev.judged(who, gallery.axis)[gallery.asks]) for who in ev.subjects}
+        post = {who: self._kept(ev, gallery, who, pre[who]) for who in attacked}
         return [
-            self._score("pre", pre, len(rows)),
-            self._score("post", post, len(rows), note=f"budget: {self.budget()}", headline=True),
+            self._score("pre", pre),
+            self._score("post", post, note=f"budget: {self.budget()}", headline=True),
         ]
 
-    def _kept(self, ev: Evidence, gallery: Gallery, who: str, rows: Tensor, pre: Tensor) -> Tensor:
-        what = json.dumps([self.name, self.to_dict(), code_of(type(self))])
-        found = ev.kept(who, "prompts", what, lambda: self._attacked(ev, gallery, who, rows, pre))
+    def _kept(self, ev: Evidence, gallery: Gallery, who: str, pre: Tensor) -> Tensor:
+        lent = {n: ev.y(n) for n in ("forget", "paraphrases") if n in ev.handles}
+        given = weights_hash({**lent, "asks": gallery.asks, "pre": pre})
+        what = json.dumps([self.name, self.to_dict(), code_of(type(self)), given])
+        found = ev.kept(who, "prompts", what, lambda: self._attacked(ev, gallery, who, pre))
         return found["hit"].bool()
 
-    def _attacked(self, ev: Evidence, gallery: Gallery, who: str, rows: Tensor, pre: Tensor) -> Arrays:
+    def _attacked(self, ev: Evidence, gallery: Gallery, who: str, pre: Tensor) -> Arrays:
         """Runs the attack on one model."""
-        asks = torch.zeros(len(gallery.captions), dtype=torch.bool).index_fill(0, rows, True)
-        y = ev.y("prompts")
+        asks, y = gallery.asks, ev.y("prompts")
+        reworded = ev.y("paraphrases") if "paraphrases" in ev.handles else y[:0]
         victim: Any = ev.subjects[who].clone()
         victim.module.requires_grad_(False)
         clean: Any = ev.subjects["original"]
@@ -125,6 +140,7 @@ class Attack(Metric):
             clean,
             y[asks].to(device),
             y[~asks].to(device),
+            reworded.view(-1, *y[asks].shape).to(device),
             ev.handles["forget"],
             shows,
             run,
@@ -136,14 +152,14 @@ class Attack(Metric):
                 case.curve.append(float(case.hit.double().mean()))
         return {"hit": case.hit.to(torch.uint8), "curve": torch.tensor(case.curve, dtype=torch.float64)}
 
-    def _score(self, when: str, hits: dict[str, Tensor], n: int, **rest: Any) -> Score:
+    def _score(self, when: str, hits: dict[str, Tensor], **rest: Any) -> Score:
         share = {who: float(h.double().mean()) for who, h in hits.items()}
         return Score(
             name=f"attack/{self.name}/{when}", metric=self.name, value=share["unlearned"], original=share.get("original"),
-            reference=share.get("oracle"), aim=Aim.DOWN, n=n, **ends_of_share(hits["unlearned"]), **rest,
+            reference=share.get("oracle"), aim=Aim.DOWN, n=len(hits["unlearned"]), **ends_of_share(hits["unlearned"]), **rest,
         )  # fmt: skip
 
 
 def _shown(gallery: Gallery, logits: Tensor) -> Tensor:
     """Whether a judge sees the concept, with shape (N,); what is not finite shows nothing."""
-    return (logits.argmax(1) == gallery.target) & logits.isfinite().all(1)
+    return seen(logits) == gallery.target

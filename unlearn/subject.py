@@ -224,7 +224,21 @@ class Draws(Generates, Protocol):
 
 @runtime_checkable
 class Prompted(Noises, Draws, Protocol):
-    """Reads prompts as embedded tokens, which an attack may choose."""
+    """Reads prompts as embedded tokens, which an attack may choose.
+
+    Attributes:
+        vae: The frozen autoencoder between latents and images, shared by clones, or None.
+    """
+
+    vae: Any
+
+    def pictures(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W) between 0 and 1 of finished latents."""
+        ...
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents of images (B, 3, H, W) between 0 and 1."""
+        ...
 
     def embeddings(self) -> Tensor:
         """Embeddings of all tokens, with shape (V, D)."""

@@ -37,7 +37,8 @@ def ends(encoder: nn.Module, ids: Tensor) -> Tensor:
     end = config.eos_token_id
     if end == 2:  # what old configurations say; CLIP takes the highest id for the end then, and so do we
         end = ids.amax(1, keepdim=True)
-    return ((ids == end).cumsum(1) == 0).sum(1)
+    inside: Tensor = (ids == end).cumsum(1) == 0
+    return inside.sum(1)
 
 
 def _inner(encoder: nn.Module) -> Any:
