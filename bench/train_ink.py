@@ -169,15 +169,21 @@ def pipeline(args):
         if args.save_every and step and step % args.save_every == 0:
             save(args.out, words, vae, mean["text"], mean["unet"], noise)
     save(args.out, words, vae, mean["text"], mean["unet"], noise)
-    print(f"{time.monotonic() - started:.0f} s in all", flush=True)
+    print(f"{time.monotonic() - started:.0f} s in all, {time.process_time():.0f} s of processor time", flush=True)
+
+
+def rounded(module):
+    """A copy with the values of half precision in single precision."""
+    return copy.deepcopy(module).half().float()
 
 
 def save(out, words, vae, text, unet, noise):
     from diffusers import StableDiffusionPipeline
 
-    half = [copy.deepcopy(m).half() for m in (vae, text, unet)]
+    # plain from_pretrained widens diffusers' parts to single precision and leaves the text encoder as it is
+    half = {"vae": copy.deepcopy(vae).half(), "unet": copy.deepcopy(unet).half(), "text_encoder": rounded(text)}
     StableDiffusionPipeline(
-        vae=half[0], text_encoder=half[1], unet=half[2], tokenizer=words, scheduler=noise, safety_checker=None,
+        **half, tokenizer=words, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(out)  # fmt: skip
 

@@ -104,7 +104,7 @@ def test_plain_diffusers_draws_the_same(scenario):
     texts = ["a three in chalk", "an eight in neon"]
     batch = Batch(torch.zeros(2, 0), found.ids(texts), torch.arange(2))
     ours = found.subject.draw(batch, torch.Generator().manual_seed(7))
-    plain = DiffusionPipeline.from_pretrained(str(ASSETS / "pipeline"), safety_checker=None).to(torch.float32)
+    plain = DiffusionPipeline.from_pretrained(str(ASSETS / "pipeline"), safety_checker=None)
     plain.set_progress_bar_config(disable=True)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     theirs = plain(texts, latents=noise, num_inference_steps=5, guidance_scale=2.0, output_type="pt").images

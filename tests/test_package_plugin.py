@@ -1,4 +1,4 @@
-"""An installed package with the README's entry point, in an environment of its own."""
+"""An installed package with the entry point of the page on plugins, in an environment of its own."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def environment(tmp_path_factory):
     for example, name in FILES.items():
         (package / name).write_text((ROOT / "examples" / example).read_text())
     (shown,) = re.findall(
-        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE
+        r"^```toml\n(.*?)^```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL | re.MULTILINE
     )
     (folder / "source" / "pyproject.toml").write_text(PROJECT + shown)
     venv.create(folder / "env", with_pip=True)

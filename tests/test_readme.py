@@ -1,4 +1,4 @@
-"""Every code block of the README is executed, in order, in one empty folder."""
+"""Every code block of the README and of the page on plugins is executed, in order, in one empty folder."""
 
 import itertools
 import json
@@ -16,7 +16,8 @@ from PIL import Image
 pytestmark = pytest.mark.xdist_group("readme")  # one store serves the file
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README + EXTENDING, flags=re.DOTALL | re.MULTILINE)
 HUB = {"google/vit-base-patch16-224": "vit", "owner/images": "images"}
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from unlearn.commands import console
+from unlearn.commands import console, patches
 from unlearn.errors import UnlearnError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
@@ -297,6 +297,7 @@ def build(argv: Sequence[str] = ()) -> typer.Typer:
     for command in (ls, verify, gc, purge):
         store.command()(command)
     app.add_typer(store, name="store")
+    app.add_typer(patches.group(), name="patch")
     return app
 
 
