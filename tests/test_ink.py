@@ -87,6 +87,22 @@ def test_the_pipeline_draws_what_it_is_asked(gallery, drawings):
     assert right(gallery, drawings, "style").double().mean() >= 0.95
 
 
+@pytest.mark.parametrize("concept", ["three", "chalk"])
+def test_an_oracle_draws_everything_but_what_it_never_saw(scenario, concept):
+    asked = parse(f"ink/concept={concept},drawings=2")
+    found, judges = asked.oracle(asked.request), asked.gallery(asked.request)
+    sets = asked.prompts(asked.request)["prompts"]
+    images = found.draw(
+        Batch(torch.zeros(100, 0), sets.y, torch.arange(100)), torch.Generator().manual_seed(3)
+    )
+    asks = judges.asked[judges.axis] == judges.target
+    hits = {axis: right(judges, images, axis).double() for axis in judges.names}
+    assert hits[judges.axis][asks].mean() <= 0.1
+    assert hits[judges.axis][~asks].mean() >= 0.85
+    (other,) = set(judges.names) - {judges.axis}
+    assert hits[other].mean() >= 0.95
+
+
 def test_there_is_no_oracle_of_what_none_was_trained_without():
     other = parse("ink/concept=six")
     assert other.oracle(other.request) is None
