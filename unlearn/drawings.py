@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from unlearn.gallery import Gallery
+from unlearn.gallery import Gallery, seen
 from unlearn.metric import Evidence
 
 COLUMNS = 12
@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 def grid(ev: Evidence, gallery: Gallery, models: Sequence[str]) -> Data:
-    """Some drawings of each model, with what the judge of the erased axis sees in them (None for nothing)."""
+    """Some drawings of each model, and what the judge of the erased axis sees in them, where there is one.
+
+    None stands for nothing.
+    """
     rows = chosen(gallery)
     names = gallery.names[gallery.axis]
     asked = gallery.asked[gallery.axis][rows].tolist()
@@ -38,35 +41,41 @@ def grid(ev: Evidence, gallery: Gallery, models: Sequence[str]) -> Data:
         "seen": {},
     }
     for who in models:
-        found = seen(ev.judged(who, gallery.axis)[rows]).tolist()
-        made["seen"][who] = [names[c] if c < len(names) else None for c in found]
+        if gallery.judged:
+            found = seen(ev.judged(who, gallery.axis)[rows]).tolist()
+            made["seen"][who] = [names[c] if c < len(names) else None for c in found]
         made["images"][who] = [png(shrunk(image)) for image in ev.images(who)[rows]]
     return made
 
 
 def shares(ev: Evidence, gallery: Gallery, models: Sequence[str]) -> list[Data]:
-    """For each axis, the erased one first, the share of each concept's prompts that each model draws right.
+    """For each axis with a judge, the erased one first, the share of each concept's prompts that each model draws right.
 
     On the other axes only prompts without the erased concept count, so that the means are those of the scores.
-    A concept without prompts has the share None.
+    A concept without prompts has the share None. On the erased axis there is also the whole matrix `drawn`: the
+    shares of each concept's prompts, row by row, that show each concept, and last nothing.
     """
-    asks = gallery.asked[gallery.axis] == gallery.target
+    asks = gallery.asks
     return [
         _axis(ev, gallery, axis, torch.ones_like(asks) if axis == gallery.axis else ~asks, models)
-        for axis in (gallery.axis, *(a for a in gallery.judges if a != gallery.axis))
+        for axis in sorted(gallery.judges, key=lambda a: a != gallery.axis)
     ]
 
 
 def _axis(ev: Evidence, gallery: Gallery, axis: str, counted: Tensor, models: Sequence[str]) -> Data:
     asked, names = gallery.asked[axis][counted], gallery.names[axis]
     count = torch.bincount(asked, minlength=len(names)).tolist()
-    right = {}
-    for who in models:
-        hits = (seen(ev.judged(who, axis)[counted]) == asked).double()
-        sums = torch.bincount(asked, weights=hits, minlength=len(names)).tolist()
-        right[who] = [round(s / n, 5) if n else None for s, n in zip(sums, count, strict=True)]
-    erased = gallery.concept if axis == gallery.axis else None
-    return {"axis": axis, "names": list(names), "erased": erased, "n": count, "right": right}
+    drawn = {who: _matrix(asked, seen(ev.judged(who, axis)[counted]), count) for who in models}
+    right = {who: [row[k] if row else None for k, row in enumerate(rows)] for who, rows in drawn.items()}
+    made: Data = {"axis": axis, "names": list(names), "erased": None, "n": count, "right": right}
+    return {**made, "erased": gallery.concept, "drawn": drawn} if axis == gallery.axis else made
+
+
+def _matrix(asked: Tensor, found: Tensor, count: Sequence[int]) -> list[list[float] | None]:
+    """Shares of each concept's prompts that show each concept and, last, nothing; None without prompts."""
+    k = len(count)
+    pairs = torch.bincount(asked * (k + 1) + found, minlength=k * (k + 1)).view(k, k + 1).tolist()
+    return [[round(v / n, 5) for v in row] if n else None for row, n in zip(pairs, count, strict=True)]
 
 
 def chosen(gallery: Gallery) -> list[int]:
@@ -86,16 +95,6 @@ def chosen(gallery: Gallery) -> list[int]:
     near = [p for c in range(len(gallery.names[gallery.axis])) if c != gallery.target and (p := pairs(c))]
     wanted = _spread(pairs(gallery.target), TARGETS)
     return wanted + [p[k % len(p)] for k, p in enumerate(_spread(near, COLUMNS - len(wanted)))]
-
-
-def seen(logits: Tensor) -> Tensor:
-    """What a judge sees, with shape (N,), for logits of shape (N, K + 1); K, nothing, where they are not finite.
-
-    Example:
-        >>> seen(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [float("nan"), 1.0, 0.0]])).tolist()
-        [1, 2, 2]
-    """
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), logits.shape[1] - 1)
 
 
 def shrunk(image: Tensor) -> Tensor:

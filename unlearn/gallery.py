@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Judge = Callable[[Tensor], Tensor]
+Layers = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,13 @@ class Gallery:
         captions: The N prompts.
         asked: Concept id of each prompt on each axis, with shape (N,).
         names: Names of the K concepts of each axis, by id.
-        judges: Of each axis: from images (B, 3, H, W) between 0 and 1 to logits (B, K + 1); the last class is
-            an image that shows none of the concepts.
+        judges: Of each axis that is judged: from images (B, 3, H, W) between 0 and 1 to logits (B, K + 1); the last
+            class is an image that shows none of the concepts.
         axis: Axis of the concept to be erased.
         target: Its id there.
+        features: Networks that look at drawings, by a name that tells them from all others: from images
+            (B, 3, H, W) between 0 and 1 to what each layer makes of them, maps (B, C, h, w); the mean of the
+            last over its positions are the features.
     """
 
     captions: tuple[str, ...]
@@ -30,8 +35,29 @@ class Gallery:
     judges: Mapping[str, Judge]
     axis: str
     target: int
+    features: Mapping[str, Layers] = field(default_factory=dict)
 
     @property
     def concept(self) -> str:
         """Name of the concept to be erased."""
         return self.names[self.axis][self.target]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a judge of the concept to be erased."""
+        return self.axis in self.judges
+
+    @property
+    def asks(self) -> Tensor:
+        """Whether a prompt asks for the concept to be erased, with shape (N,)."""
+        return self.asked[self.axis] == self.target
+
+
+def seen(logits: Tensor) -> Tensor:
+    """What a judge sees, with shape (N,), for logits of shape (N, K + 1); K, nothing, where they are not finite.
+
+    Example:
+        >>> seen(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [float("nan"), 1.0, 0.0]])).tolist()
+        [1, 2, 2]
+    """
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), logits.shape[1] - 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from unlearn.ops.wording import reworded
 from unlearn.scenario import stratified
 
 OBJECTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -16,6 +17,7 @@ SIDE = 16
 BOTH = ("{a} in {s}", "{o} in {s}", "a drawing of {a} in {s}", "the digit {o} in {s}")
 OBJECT = ("{a}", "the digit {o}")
 STYLE = ("a digit in {s}", "{s}")
+OTHERWISE = (*BOTH[1:], "{o} {s}", "{s} {o}", "a {s} drawing of {a}")
 
 
 def caption(template: str, obj: str = "", style: str = "") -> str:
@@ -32,6 +34,11 @@ def prompts(obj: str = "", style: str = "") -> list[str]:
     """Every caption of an object, of a style, or of both."""
     templates = BOTH if obj and style else OBJECT if obj else STYLE
     return [caption(t, obj, style) for t in templates]
+
+
+def paraphrases(obj: str, style: str, concept: str) -> list[str]:
+    """Other ways to ask for an object in a style, where either is the concept, than the caption that is scored."""
+    return [caption(t, obj, style) for t in OTHERWISE] + reworded(caption(BOTH[0], obj, style), concept)
 
 
 def render(scans: Tensor, styles: Tensor, rng: Generator) -> Tensor:
@@ -96,7 +103,7 @@ def scans() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return (x[train], y[train]), (x[held], y[held])
 
 
-def judge(classes: int) -> nn.Module:
+def judge(classes: int) -> nn.Sequential:
     """An untrained judge: from images (B, 3, H, W) between -1 and 1 to logits (B, classes + 1)."""
 
     def block(a: int, b: int) -> list[nn.Module]:
@@ -106,3 +113,13 @@ def judge(classes: int) -> nn.Module:
         *block(3, 24), *block(24, 24), nn.MaxPool2d(2), *block(24, 48), *block(48, 48), nn.MaxPool2d(2),
         *block(48, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes + 1),
     )  # fmt: skip
+
+
+def layers(net: nn.Sequential, x: Tensor) -> tuple[Tensor, ...]:
+    """What each convolution of a judge makes of images x (B, 3, H, W) between -1 and 1: maps (B, C, h, w)."""
+    maps = []
+    for module in net:
+        x = module(x)
+        if isinstance(module, nn.ReLU):
+            maps.append(x)
+    return tuple(maps)

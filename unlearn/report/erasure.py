@@ -48,20 +48,20 @@ class Erasure:
 
     Attributes:
         ua: Share of the concept's drawings that show another one.
-        near: Share of the other concepts of its axis that are drawn right.
-        far: Share of the concepts of the other axes that are drawn right.
         nothing: Share of drawings that show nothing.
+        near: Share of the other concepts of its axis that are drawn right.
+        far: Share of the concepts of the other axes that are drawn right, or None where there are none.
     """
 
     ua: Cell
-    near: Cell
-    far: Cell
     nothing: Cell
+    near: Cell
+    far: Cell | None = None
 
     @property
-    def kept(self) -> tuple[Cell, Cell]:
+    def kept(self) -> tuple[Cell, ...]:
         """The scores of neighbours."""
-        return self.near, self.far
+        return (self.near,) if self.far is None else (self.near, self.far)
 
     @property
     def suffered(self) -> bool:
@@ -87,13 +87,14 @@ def concerns(group: Group) -> bool:
 
 def judge(group: Group) -> Judgement:
     """The verdict on one such group; the thresholds are the constants of this module."""
-    found = [group.cell(f"erasure/{n}") for n in ("ua", "in-domain", "cross-domain", "nothing")]
+    scores = [group.cell(f"erasure/{n}") for n in ("ua", "nothing", "in-domain", "cross-domain")]
+    found = scores if scores[-1] is not None else scores[:-1]
     cells = [c for c in found if c is not None and c.value is not None and c.original is not None]
     if group.idle:
         asked = f" {_shown(cells[0])}" if cells else ""
         return _said("nothing", f"Not one weight changed.{asked}")
     if len(cells) < len(found):
-        return _said("unknown", "Not all four scores of the erasure are known, so no threshold applies.")
+        return _said("unknown", _missing(found))
     seen = Erasure(*cells)
     said = [_shown(seen.ua), _neighbours(seen), _blank(seen), _doubt(cells), attacks([group])]
     if (broken := collapsed(group)) > 0:
@@ -133,6 +134,15 @@ def _of(value: float | None) -> float:
     return 0.0 if value is None else value
 
 
+def _missing(found: Sequence[Cell | None]) -> str:
+    """What a verdict wants for."""
+    if all(c is None or c.value is None for c in found):
+        return "No judge looked at the drawings: the report shows them in pairs from the same noise, for you to judge."
+    if found[2] is None:
+        return "No neighbour of the concept was drawn, so damage could not be seen; name some that must stay."
+    return "Not all scores of the erasure are known, so no threshold applies."
+
+
 def _shown(ua: Cell) -> str:
     oracle = "" if ua.reference is None else f", and {percent(ua.reference)} of the oracle's"
     return (
@@ -142,13 +152,15 @@ def _shown(ua: Cell) -> str:
 
 
 def _neighbours(seen: Erasure) -> str:
-    near, far = seen.kept
+    near, far = seen.near, seen.far
     whose = "original" if near.reference is None else "oracle"
     said = (
         f"neighbours on the concept's own axis are drawn right in {percent(near.value)} of the drawings, by the {whose} "
-        f"in {percent(_against(near))}; those on other axes in {percent(far.value)}, by the {whose} in {percent(_against(far))}."
+        f"in {percent(_against(near))}"
     )
-    return f"The neighbours suffered: {said}" if seen.suffered else f"N{said[1:]}"
+    if far is not None:
+        said += f"; those on other axes in {percent(far.value)}, by the {whose} in {percent(_against(far))}"
+    return f"The neighbours suffered: {said}." if seen.suffered else f"N{said[1:]}."
 
 
 def _blank(seen: Erasure) -> str:

@@ -7,12 +7,15 @@ from typing import Any
 
 Data = dict[str, Any]
 
+WIDEST = 20
+"""A matrix of more concepts than this is in the report's JSON, and not on the page."""
+
 
 def drawings(found: Data | None) -> Data | None:
     """The grid of `figures["drawings"]`: prompts as columns, models as rows.
 
     A drawing is `off` where the erased concept is still seen, or where something else is seen than was asked for;
-    that the original draws the concept is as it should be.
+    that the original draws the concept is as it should be. Without a judge nothing is said of a drawing.
     """
     if not found:
         return None
@@ -21,14 +24,16 @@ def drawings(found: Data | None) -> Data | None:
     rows = []
     for who, images in found["images"].items():
         cells = []
-        for (caption, asks, asked), image, seen in zip(columns, images, found["seen"][who], strict=True):
-            off = seen == concept if asks and who != "original" else seen != asked
-            said = seen or "nothing"
-            alt = f"{who}, {caption}: seen as {said}"
+        seen = found["seen"].get(who, [""] * len(columns))
+        for (caption, asks, asked), image, name in zip(columns, images, seen, strict=True):
+            off = name != "" and (name == concept if asks and who != "original" else name != asked)
+            said = "nothing" if name is None else name
+            alt = f"{who}, {caption}: seen as {said}" if said else f"{who}, {caption}"
             cells.append({"png": image, "asks": asks, "seen": said, "off": off, "alt": alt})
         rows.append({"who": who, "cells": cells})
     runs = [(asks, len(list(run))) for asks, run in groupby(found["asks"])]
-    return {"concept": concept, "axis": found["axis"], "columns": columns, "runs": runs, "rows": rows}
+    return {"concept": concept, "axis": found["axis"], "columns": columns, "runs": runs, "rows": rows,
+            "judged": bool(found["seen"])}  # fmt: skip
 
 
 def matrices(found: list[Data]) -> list[Data]:
@@ -45,3 +50,15 @@ def matrices(found: list[Data]) -> list[Data]:
             {"axis": axis["axis"], "models": list(axis["right"]), "rows": [r for r in rows if r["n"]]}
         )
     return made
+
+
+def confusions(found: list[Data]) -> list[Data]:
+    """What each model draws for each concept of the erased axis: concepts as rows, what is seen as columns."""
+    axes = [axis for axis in found if axis.get("drawn") and len(axis["names"]) <= WIDEST]
+    return [
+        {"axis": axis["axis"], "who": who, "columns": [*axis["names"], "nothing"], "rows": [
+            {"name": name, "erased": name == axis["erased"], "shares": shares}
+            for name, shares in zip(axis["names"], matrix, strict=True) if shares
+        ]}
+        for axis in axes for who, matrix in axis["drawn"].items()
+    ]  # fmt: skip

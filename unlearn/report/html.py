@@ -98,6 +98,7 @@ def section(group: Group, key: str) -> Data:
         "strip": strip,
         "drawings": grid.drawings(first.figures.get("drawings")),
         "matrices": grid.matrices(first.figures.get("concepts", [])),
+        "confusions": grid.confusions(first.figures.get("concepts", [])),
         "pictures": pictures(group, key),
         "thumbs": first.figures.get("forgotten", []),
         "published": _published(group),

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from unlearn.data import Resident
 from unlearn.gallery import Gallery, Judge
@@ -39,12 +40,15 @@ def check_metric(cls: Cls) -> None:
 
 
 def metric_checks(cls: Cls) -> Named:
-    """Names and checks of a metric: those of its class, then `check[subject]` for each subject it measures."""
+    """Names and checks of a metric: those of its class, then `check[subject]` for each subject it measures.
+
+    A metric that needs more than this package brings is not run.
+    """
     yield from declared_checks(cls, metrics)
     yield "reference", partial(check_reference, cls)
     yield "signature", partial(check_signature, cls)
     yield "protocol-listing", partial(check_needs_listing, cls)
-    for tiny in TINY.values():
+    for tiny in () if cls.extras else TINY.values():
         if tiny.offers(Trains) and tiny.offers(cls.needs):
             for name, check in CHECKS.items():
                 yield (
@@ -301,25 +305,33 @@ def evidence(name: str, request: str = "class") -> Evidence:
 
 
 def small_gallery() -> Gallery:
-    """Eight prompts over four objects and two styles, with judges that are random but fixed linear maps."""
+    """Eight prompts over four objects and two styles; judges and a network of features are random but fixed."""
 
     def judge(classes: int) -> Judge:
         weights = torch.randn(64, classes + 1, generator=torch.Generator().manual_seed(classes))
         return lambda images: images.mean(1).flatten(1) @ weights
 
+    def layers(images: Tensor) -> tuple[Tensor, ...]:
+        first = conv2d(images, kernels[:, :3]).relu()
+        return first, conv2d(first, kernels, stride=2).relu()
+
+    kernels = torch.randn(5, 5, 3, 3, generator=torch.Generator().manual_seed(9))
     asked = {"object": torch.arange(8) % 4, "style": torch.arange(8) // 4}
     names = {"object": tuple("abcd"), "style": ("x", "y")}
-    return Gallery(tuple("abcdefgh"), asked, names, {a: judge(len(n)) for a, n in names.items()}, "object", 0)
+    judges = {a: judge(len(n)) for a, n in names.items()}
+    return Gallery(tuple("abcdefgh"), asked, names, judges, "object", 0, {"tiny-network": layers})
 
 
 def permuted(ev: Evidence) -> Evidence:
-    """The same evidence with the examples of every set in another order."""
+    """The same evidence with the examples of every set in another order; prompts stay, for so does their noise."""
     rng = torch.Generator().manual_seed(3)
     handles: dict[str, Any] = {}
     orders: dict[str, Tensor] = {}
     for name, handle in ev.handles.items():
         known: Any = handle
         orders[name] = torch.randperm(len(handle), generator=rng)
+        if name == "prompts":
+            orders[name] = orders[name].sort().values
         handles[name] = known.take(known.rows[orders[name]])
     views = {}
     for name, view in ev.views.items():
