@@ -10,7 +10,7 @@ from torch import nn
 from unlearn.errors import BadValue, Mismatch, UnknownName
 from unlearn.ops.freezing import copy_layers, last_layers, only
 from unlearn.ops.hooks import find_head, layers, named, run_with_input_of, watching
-from unlearn.ops.masks import MaskedSGD, top_share
+from unlearn.ops.masks import Masked, top_share
 from unlearn.ops.steps import Lookup, accuracy, descend, outputs_by_index, reinitialised, sgd
 from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
@@ -44,7 +44,7 @@ def test_masked_sgd_equals_stepping_and_restoring():
         return sum(((p - t) ** 4).sum() for p, t in zip(params, targets, strict=True))
 
     ours = [nn.Parameter(s.clone()) for s in start]
-    opt = MaskedSGD(ours, masks, lr=0.01, momentum=0.9, weight_decay=0.1)
+    opt = Masked(ours, masks, lambda ps: torch.optim.SGD(ps, 0.01, momentum=0.9), weight_decay=0.1)
     theta, velocity = [s.clone().requires_grad_() for s in start], [torch.zeros_like(s) for s in start]
     for _ in range(7):
         opt.step(loss(ours))
@@ -65,7 +65,7 @@ def test_masked_sgd_leaves_frozen_and_unreached_weights_alone():
     used, frozen, unreached = (nn.Parameter(torch.ones(2)) for _ in range(3))
     frozen.requires_grad_(False)
     params = [used, frozen, unreached]
-    opt = MaskedSGD(params, [torch.ones(2)] * 3, lr=0.1, momentum=0.9, weight_decay=0.5)
+    opt = Masked(params, [torch.ones(2)] * 3, lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9), 0.5)
     opt.step((used * frozen).sum())
     assert [p.tolist() for p in params] == [[pytest.approx(0.85)] * 2, [1.0, 1.0], [1.0, 1.0]]
 

@@ -42,6 +42,16 @@ def test_two_passes_with_a_mask_by_hand():
     assert done.w == pytest.approx([0.0, -0.5], abs=1e-12)
 
 
+def test_a_joint_step_by_hand():
+    """α = 1/2: one step of -0.1 (2 * 3 - 0.5 * 1) for the weight that may move; Adam's first step is its size."""
+    values = {"rho": 0.5, "lr": 0.1, "epochs": 1, "weight_decay": 0.0, "order": "joint", "alpha": 0.5}
+    data = split(rows((1.0, 3.0)), rows((2.0, -1.0)))
+    done = SalUn(momentum=0.0, **values).unlearn(OneWeight(0.0, 0.0), data, Run())
+    assert done.w == pytest.approx([0.0, -0.55], abs=1e-12)
+    done = SalUn(optimiser="adam", **values).unlearn(OneWeight(0.0, 0.0), data, Run())
+    assert done.w == pytest.approx([0.0, -0.1], abs=1e-6)
+
+
 def test_shrink_by_hand():
     """Changes 1, -2, 3, -4; half of four is two, τ = 2, and 0, 0, 1, -2 remain."""
     start = [torch.tensor([10.0, 10.0]), torch.tensor([10.0, 10.0])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,17 +24,16 @@ def top_share(scores: Sequence[Tensor], share: float) -> list[Tensor]:
     return [m.view_as(s) for m, s in zip(mask.split([s.numel() for s in scores]), scores, strict=True)]
 
 
-class MaskedSGD:
-    """SGD with momentum that moves marked coordinates only; the others keep their bits.
+class Masked:
+    """An optimiser that moves marked coordinates only; the others keep their bits.
 
     Weight decay goes into the gradient before the mask, g ← m ⊙ (∇ + wd θ), so that a masked coordinate
-    has no gradient and no momentum: the same as stepping and restoring, without a copy of the weights.
+    has no gradient and no moments: the same as stepping and restoring, without a copy of the weights.
 
     Args:
         params: Parameters θ; frozen ones and those that the loss does not reach are left alone.
         masks: m, one for each parameter.
-        lr: Step size.
-        momentum: Of the running gradient.
+        build: Makes the optimiser of the free parameters; it must leave coordinates without gradient alone.
         weight_decay: wd.
     """
 
@@ -42,14 +41,13 @@ class MaskedSGD:
         self,
         params: Sequence[Tensor],
         masks: Sequence[Tensor],
-        lr: float,
-        momentum: float,
-        weight_decay: float,
+        build: Callable[[list[Tensor]], torch.optim.Optimizer],
+        weight_decay: float = 0.0,
     ) -> None:
         free = [(p, m) for p, m in zip(params, masks, strict=True) if p.requires_grad]
         self.params, self.masks = [p for p, _ in free], [m for _, m in free]
         self.weight_decay = weight_decay
-        self._sgd = torch.optim.SGD(self.params, lr=lr, momentum=momentum, foreach=True)
+        self._opt = build(self.params)
 
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:
@@ -58,5 +56,5 @@ class MaskedSGD:
             grads = torch.autograd.grad(loss, self.params, allow_unused=True)
         for p, g, m in zip(self.params, grads, self.masks, strict=True):
             p.grad = None if g is None else m * (g + self.weight_decay * p)
-        self._sgd.step()
-        self._sgd.zero_grad(set_to_none=True)
+        self._opt.step()
+        self._opt.zero_grad(set_to_none=True)
