@@ -7,6 +7,7 @@ from typing import Any
 
 _HOMES = {
     "run": "unlearn.api",
+    "erase": "unlearn.api",
     "Classifier": "unlearn.subjects.classifier",
     "Method": "unlearn.method",
     "Metric": "unlearn.metric",

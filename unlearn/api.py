@@ -13,13 +13,15 @@ import torch
 from unlearn import registry
 from unlearn.bench import Bench
 from unlearn.errors import BadValue
+from unlearn.in_place import erase_in_place
 from unlearn.method import Method
 from unlearn.metric import Metric
+from unlearn.ops.naming import Naming
 from unlearn.patch import weights_hash
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
-from unlearn.runtime import Progress, Silent, pick_device
+from unlearn.runtime import Progress, Silent, pick_device, within_memory
 from unlearn.scenario import Scenario, Seeds, from_recipe
 from unlearn.scenario import parse as parse_scenario
 from unlearn.store import Store
@@ -84,7 +86,9 @@ def sweep(
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
     pool = Pool(scenario, on.store, on.device, on.progress)
-    measured = metrics or [m for m in basic() if isinstance(pool.template, m.needs)]
+    blind = pool.material.prompts_only  # then only what looks at nothing but the model itself can be measured
+    fitting = (m for m in basic() if isinstance(pool.template, m.needs))
+    measured = metrics or [m for m in fitting if m.needs is Subject or not blind]
     return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, oracles)]
 
 
@@ -113,6 +117,48 @@ def replay(report: Report, on: Bench) -> tuple[Report, bool]:
     results = on.run(pool, method, metrics, Seeds(**recipe["seeds"]), max(1, len(recipe["oracles"])))
     again, done = results[recipe["step"]]
     return again, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
+
+
+def erase(
+    pipeline: Any,
+    concept: str | Sequence[str],
+    method: str | Method[Any] = "esd",
+    *,
+    preserve: Sequence[str] = (),
+    anchor: str = "",
+    seed: int = 0,
+    **values: Any,
+) -> Any:
+    """Erases concepts from a diffusers text-to-image pipeline, in place, one after another.
+
+    No second model is made, and nothing is drawn or measured; `unlearn erase --model` does that for a folder.
+    Weights train in the type that they have: load them in single precision or bfloat16.
+
+    Args:
+        pipeline: A StableDiffusionPipeline (1 or 2), StableDiffusionXLPipeline, StableDiffusion3Pipeline or
+            FluxPipeline.
+        concept: Name of what is to be erased, such as "Van Gogh", or several.
+        method: A registered name, or a method with its hyper-parameters.
+        preserve: Names of what must stay, for methods that read some.
+        anchor: Name of what takes the concept's place; the empty prompt when not given.
+        seed: Of the method.
+        values: Hyper-parameters of a method given by name, such as `iterations=200`.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        UnlearnError: In one line, for everything that the caller can mend; weights may have changed by then only
+            where it is memory that did not suffice.
+    """
+    if values and not isinstance(method, str):
+        raise BadValue(f"{method.name} has its hyper-parameters already; leave out {', '.join(values)}")
+    built = build_method(method, values) if isinstance(method, str) else method
+    names = [concept] if isinstance(concept, str) else list(dict.fromkeys(concept))
+    asked = [Naming(name, tuple(preserve), anchor) for name in names]
+    with within_memory():
+        erase_in_place(pipeline, built, asked, seed)
+    return pipeline
 
 
 def build_method(name: str, values: Mapping[str, Any] | None = None, preset: str = "") -> Method[Any]:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from unlearn.data import Batch, Handle
+from unlearn.errors import Mismatch
 from unlearn.gallery import Gallery, seen
 from unlearn.metric import Arrays, Evidence, Metric
 from unlearn.ops.erasure import taken
 from unlearn.ops.stats import ends_of_share
+from unlearn.ops.verbs import like
 from unlearn.patch import weights_hash
 from unlearn.provenance import code_of
 from unlearn.runtime import Run, seeded_globals
@@ -24,8 +26,8 @@ from unlearn.subject import Prompted, mode
 
 ROWS = 32  # drawings made at once
 
-Attempt = tuple[Tensor, Tensor]
-"""Which prompts were tried, (k,) positions, and what was drawn for each, (k, 3, H, W)."""
+Attempt = tuple[Tensor, Any]
+"""Which prompts are tried, (k,) positions, and k conditionings to draw from the noise of these prompts."""
 
 
 @dataclass(slots=True)
@@ -38,7 +40,8 @@ class Case:
         ids: Tokens of the N prompts that ask for the concept, with shape (N, L).
         others: Tokens of prompts that ask for something else, with shape (M, L).
         paraphrases: Tokens of P other wordings of the N prompts, with shape (P, N, L); P is 0 where none are known.
-        real: Images that show the concept, as latents with their prompts.
+        noise: What every drawing of the N prompts begins with, attacked or not, with shape (N, *).
+        real: Images that show the concept, as latents with their prompts, or None.
         shows: Whether each image (k, 3, H, W) shows the concept, with shape (k,).
         run: Randomness, progress.
         hit: Prompts that have shown the concept so far, without an attack or with one, with shape (N,).
@@ -50,7 +53,8 @@ class Case:
     ids: Tensor
     others: Tensor
     paraphrases: Tensor
-    real: Handle
+    noise: Tensor
+    real: Handle | None
     shows: Callable[[Tensor], Tensor]
     run: Run
     hit: Tensor
@@ -62,26 +66,32 @@ class Case:
         return (~self.hit).nonzero().flatten()
 
     def images(self, n: int) -> tuple[Tensor, Tensor]:
-        """n images that show the concept, as the victim's latents (n, *), and their prompts (n, L).
+        """Images that show the concept, n of them, as the victim's latents (n, *), and their prompts (n, L).
 
         They are repeated if there are fewer. An oracle has an autoencoder of its own, so it gets the same images.
+
+        Raises:
+            Mismatch: If there are none.
         """
+        if self.real is None:
+            raise Mismatch(
+                "this attack needs images that show the concept, which this scenario does not offer; choose another attack"
+            )
         batch = next(self.real.batches(min(n, len(self.real))))
         rows = torch.arange(n, device=batch.x.device) % len(batch)
         x = batch.x
         if self.victim.vae is not self.clean.vae:
             x = self.victim.latents(self.clean.pictures(x))
-        return x[rows], batch.y[rows]
+        return x[rows].to(like(self.victim.module)), batch.y[rows]
 
-    def asked(self, ids: Tensor) -> Tensor:
-        """What the victim draws from new noise, (n, 3, H, W), for prompts (n, L)."""
-        rows = torch.arange(len(ids), device=ids.device)
-        return self.draw(self.victim.encode(Batch(ids[:, :0], ids, rows)), len(ids))
+    def asked(self, ids: Tensor) -> Any:
+        """Conditionings of n prompts (n, L)."""
+        return self.victim.encode(Batch(ids[:, :0], ids, torch.arange(len(ids), device=ids.device)))
 
-    def draw(self, cond: Any, n: int) -> Tensor:
-        """What the victim draws from new noise, (n, 3, H, W), for n conditionings, some rows at a time."""
-        rows = torch.arange(n, device=self.ids.device).split(ROWS)
-        return torch.cat([self.victim.draw_from(taken(cond, r), self.run.rng) for r in rows])
+    def draw(self, rows: Tensor, cond: Any) -> Tensor:
+        """What the victim draws of an attempt, with shape (k, 3, H, W)."""
+        places = torch.arange(len(rows), device=self.noise.device).split(ROWS)
+        return torch.cat([self.victim.draw_from(taken(cond, p), self.noise[rows][p]) for p in places])
 
 
 class Attack(Metric):
@@ -89,8 +99,9 @@ class Attack(Metric):
 
     A subclass declares its budget as fields and says in `attempts` what it tries. Success is counted over the
     prompts that ask for the concept: `pre` is the share that show it without an attack, `post` the share that show
-    it without an attack or in any attempt, as in the benchmark of UnlearnDiffAtk. Both are given for the oracle,
-    which never saw the concept: what an attack reaches there is no memory.
+    it without an attack or in any attempt, as in the benchmark of UnlearnDiffAtk. All drawings of a prompt begin with
+    the same noise, so that no attack gains by drawing again. Both shares are given for the oracle, which never saw
+    the concept: what an attack reaches there is no memory.
     """
 
     needs: ClassVar[type] = Prompted
@@ -141,14 +152,15 @@ class Attack(Metric):
             y[asks].to(device),
             y[~asks].to(device),
             reworded.view(-1, *y[asks].shape).to(device),
-            ev.handles["forget"],
+            _noise(ev, victim)[asks],
+            ev.handles.get("forget"),
             shows,
             run,
             pre.clone(),
         )
         with seeded_globals(ev.seed, device), mode(victim.module, train=False):
-            for tried, images in self.attempts(case):
-                case.hit[tried.cpu()] |= shows(images).cpu()
+            for rows, cond in self.attempts(case):
+                case.hit[rows.cpu()] |= shows(case.draw(rows, cond)).cpu()
                 case.curve.append(float(case.hit.double().mean()))
         return {"hit": case.hit.to(torch.uint8), "curve": torch.tensor(case.curve, dtype=torch.float64)}
 
@@ -158,6 +170,13 @@ class Attack(Metric):
             name=f"attack/{self.name}/{when}", metric=self.name, value=share["unlearned"], original=share.get("original"),
             reference=share.get("oracle"), aim=Aim.DOWN, n=len(hits["unlearned"]), **ends_of_share(hits["unlearned"]), **rest,
         )  # fmt: skip
+
+
+def _noise(ev: Evidence, victim: Any) -> Tensor:
+    """What each drawing of the evidence began with, with shape (N, *)."""
+    batches = list(ev.handles["prompts"].batches(ev.batch_size))
+    rng = torch.Generator(batches[0].index.device).manual_seed(ev.seed)
+    return torch.cat([victim.noise(len(batch), rng) for batch in batches])
 
 
 def _shown(gallery: Gallery, logits: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from unlearn.errors import Mismatch
 from unlearn.method import Method, requires
 from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
-from unlearn.patch import changed_share, load_tensors, save_patch, save_tensors, weights_hash
+from unlearn.patch import changed, changed_share, load_tensors, save_patch, save_tensors, weights_hash
 from unlearn.pool import Model, Pool, rows_digest
 from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
@@ -141,7 +141,7 @@ class Bench:
             there = isinstance(subject, Embeds) if name == "statistics" else name in trial.handles
             if not there:
                 raise Mismatch(
-                    f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose another method or a scenario that has them"
+                    f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose a scenario that has them, or one of {', '.join(_fitting(trial))}"
                 )
 
     def _unlearned_recipe(self, trial: Trial, method: Method[Any]) -> Set:
@@ -221,7 +221,7 @@ class Bench:
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
             weights=weights, figures=figures.collect(ev, self.show_forgotten), log=info["log"],
-            notes=(*trial.notes, *_notes(done, weights)),
+            notes=(*trial.notes, *_notes(trial.original, done)),
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
@@ -271,6 +271,14 @@ def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
     return Split(**{**fields, "statistics": cast(Statistics, fields["statistics"])}), counts
 
 
+def _fitting(trial: Trial) -> list[str]:
+    """Names of the methods that need no more than a trial has."""
+    there = {"statistics", *trial.handles} if isinstance(trial.original, Embeds) else {*trial.handles}
+    known = {n: methods.get(n) for n in methods.names()}
+    fits = {n for n, cls in known.items() if isinstance(trial.original, requires(cls))}
+    return [n for n in sorted(fits) if {r.partition(".")[0] for r in known[n]().reads()} <= there]
+
+
 def _set_digest(handle: Any, inputs: bool = False) -> str:
     """Hash of which examples a handle holds, of their targets and of what happens to their inputs.
 
@@ -307,11 +315,18 @@ def _request(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _notes(done: Subject, weights: dict[str, str]) -> list[str]:
+def _notes(original: Subject, done: Subject) -> list[str]:
     """Effect and damage that a reader must not miss."""
     notes = []
-    if weights["unlearned"] == weights["original"]:
+    before, after = original.module.state_dict(), done.module.state_dict()
+    moved = changed(before, after)
+    kept = before.keys() <= after.keys() - moved.keys()
+    if kept and not moved:
         notes.append("Not one weight or buffer changed: the method did nothing.")
+    elif kept:
+        notes.append(
+            "Not one weight of the original changed; what was added acts beside it when the model is used, and whoever holds the weights can leave it out."
+        )
     if not all(p.isfinite().all() for p in done.module.parameters()):
         notes.append("The unlearned weights are not finite: the method diverged and the model is destroyed.")
     return notes

@@ -99,7 +99,10 @@ def run(
 
 
 def erase(
-    concepts: Annotated[list[str], typer.Argument(help="Concepts that the scenario knows, such as three.")],
+    concepts: Annotated[
+        list[str],
+        typer.Argument(help="Concepts: names that the scenario knows, or words for your own model."),
+    ],
     method: Annotated[
         str, typer.Option(help="Method, see `unlearn methods`.", autocompletion=lambda: _names())
     ] = ERASER,
@@ -107,7 +110,14 @@ def erase(
     seed: Annotated[int, typer.Option(help="Seed.", min=0, max=LARGEST_SEED)] = 0,
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas.")] = "erasure,memory,run-time,read",
     plugin: Plugins = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the unlearned weights.")] = None,
+    model: Annotated[str | None, own("Folder of a diffusers pipeline, or hub name.")] = None,
+    preserve: Annotated[list[str] | None, own("What must stay; may be given several times.")] = None,
+    anchor: Annotated[str | None, own("What takes the concept's place; by default the empty prompt.")] = None,
+    judge: Annotated[str | None, own("Image classifier that knows the names: folder or hub name.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the edited pipeline, or .safetensors file for its weights."),
+    ] = None,
     html: Page = None,
     device: Device = "auto",
     minutes: Minutes = None,
@@ -121,8 +131,12 @@ def erase(
     from unlearn.commands import runs
     from unlearn.commands.options import split_names
 
+    joined = "|".join(preserve) if preserve else None
+    given = {"model": model, "preserve": joined, "anchor": anchor, "judge": judge}
+    if out is not None:
+        runs.vacant(out)
     job = runs.Job(
-        runs.erasing(scenario, concepts), [api.build_method(method, values.get(method, {}))],
+        runs.erasing(scenario, concepts, given), [api.build_method(method, values.get(method, {}))],
         api.joint_seeds(seed, 1), api.chosen(split_names(metrics)), 1, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:

@@ -41,5 +41,9 @@ class StoreError(UnlearnError, OSError):
     """The store cannot be read or written."""
 
 
+class OutOfMemory(UnlearnError, MemoryError):
+    """The device has too little memory for the run."""
+
+
 class OutOfTime(UnlearnError, TimeoutError):
     """The run's deadline passed."""

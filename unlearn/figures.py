@@ -38,7 +38,7 @@ def collect(ev: Evidence, show_forgotten: bool = False) -> Data:
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
-    if isinstance(subject, HasLoss):
+    if isinstance(subject, HasLoss) and _sets(ev):
         made["loss"] = _histograms(ev, ev.losses, loss_edges)
         made["roc"] = _roc(ev)
     if isinstance(subject, Classifies):

@@ -44,6 +44,13 @@ class View:
     y: Tensor | None = None
 
 
+class _Sets(dict[str, Handle]):
+    """Sets by name; one that a scenario does not have is refused in one line."""
+
+    def __missing__(self, name: str) -> Handle:
+        raise Mismatch(f"this scenario has no {name} examples; choose other metrics with --metrics")
+
+
 @dataclass(slots=True)
 class Evidence:
     """Everything a metric may look at.
@@ -83,6 +90,9 @@ class Evidence:
     progress: Progress = field(default_factory=Silent)
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.handles = _Sets(self.handles)
+
     @property
     def has_oracle(self) -> bool:
         """Whether there is a retrained reference."""
@@ -120,6 +130,10 @@ class Evidence:
 
     def judged(self, who: str, axis: str) -> Tensor:
         """Logits of a judge for each drawing, with shape (N, K + 1); see `Gallery`."""
+        if axis not in self.drawn.judges:
+            raise Mismatch(
+                f"no judge looks at {axis}s in these drawings; name one, or choose other metrics with --metrics"
+            )
         return self._looked(who, f"judge of {axis}", self.drawn.judges[axis])
 
     def features_of_drawings(self, who: str, network: str) -> Tensor:

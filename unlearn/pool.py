@@ -152,19 +152,13 @@ class Pool:
         removed = removed_classes(train.labels, forget | before)
         now = tuple(c for c in removed if (train.labels.y[forget] == c).any())
         original = previous or self.original(seeds.train)
-        handles: dict[str, Resident | Stream] = {
-            "forget": self.shelf.of(train, forget),
-            "retain": self.shelf.of(train, kept),
-            "validation": self.shelf.of(self.material.validation),
-            "fit": self.shelf.of(self.material.fit),
-            "test": self.shelf.of(self.material.test),
-        }
-        if self.material.surrogate is not None:
-            handles["surrogate"] = self.shelf.on(self.material.surrogate)
+        handles, views = self._examples(forget, kept), {}
+        if handles:
+            probe(original.subject, handles["forget"])
+            views = audit_views(request, self.material, removed, now)
         handles |= {name: self.shelf.on(source) for name, source in self.scenario.prompts(request).items()}
-        if before.any():
+        if views and before.any():
             handles["forgotten"] = self.shelf.of(train, before)
-        probe(original.subject, handles["forget"])
         notes: tuple[str, ...] = ()
         made: list[Model] = []
         if self.can_train():
@@ -182,11 +176,25 @@ class Pool:
         sizes = {name: len(h) for name, h in handles.items()}
         return Trial(
             self.scenario, request, seeds, original.subject, [m.subject for m in made], handles,
-            audit_views(request, self.material, removed, now), removed, train.labels.classes, original.address,
+            views, removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
             self.scenario.gallery(request),
         )  # fmt: skip
+
+    def _examples(self, forget: Tensor, kept: Tensor) -> dict[str, Resident | Stream]:
+        """Handles on the examples; none where there are only prompts."""
+        m = self.material
+        if m.prompts_only:
+            return {}
+        found = {
+            "forget": self.shelf.of(m.train, forget),
+            "retain": self.shelf.of(m.train, kept),
+            "validation": self.shelf.of(m.validation),
+            "fit": self.shelf.of(m.fit),
+            "test": self.shelf.of(m.test),
+        }
+        return found if m.surrogate is None else {**found, "surrogate": self.shelf.on(m.surrogate)}
 
     def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""

@@ -12,9 +12,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from unlearn.errors import BadValue, OutOfTime
+from unlearn.errors import BadValue, OutOfMemory, OutOfTime
 
 T = TypeVar("T")
+ALLOCATORS = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""Words in what torch raises when memory is short, where it has no class for it."""
 
 
 class Progress(Protocol):
@@ -101,6 +103,27 @@ class Run:
             yield task
         finally:
             self.progress.stop(task)
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Says in one line that memory did not suffice, and what to lower.
+
+    Raises:
+        OutOfMemory: Where an allocator of torch failed inside.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as err:
+        short = isinstance(err, MemoryError | torch.OutOfMemoryError) or any(
+            w in str(err) for w in ALLOCATORS
+        )
+        if isinstance(err, OutOfMemory) or not short:
+            raise
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        raise OutOfMemory(
+            f"memory does not suffice: {said}; lower the method's batch size or pool, the number or size of drawings, or give another --device"
+        ) from err
 
 
 def pick_device(name: str = "auto") -> torch.device:

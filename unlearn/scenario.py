@@ -68,6 +68,7 @@ class Material:
         content: Hash of the data.
         transform: Applied to inputs on the device.
         inputs: Hash of the examples without what was done to their labels; the same as `content` if empty.
+        prompts_only: Whether there are prompts and no inputs; then no set of examples is lent or scored.
         surrogate: Out-of-distribution inputs, or None.
         noise: Share of training labels that are wrong on purpose; attacks compare with held-out examples
             whose labels are as wrong.
@@ -82,6 +83,7 @@ class Material:
     surrogate: Source | None = None
     noise: float = 0.0
     inputs: str = ""
+    prompts_only: bool = False
 
 
 class Scenario(Declared, ABC):
@@ -110,11 +112,19 @@ class Scenario(Declared, ABC):
         return None
 
     def prompts(self, request: Request) -> Mapping[str, Source]:
-        """Sources of the sets `concept`, `anchor` and `preserve` of a request, and of `prompts` to be drawn."""
+        """Sources of the sets `concept`, `anchor` and `preserve` of a request, and of `prompts` to be drawn.
+
+        And, where it knows other wordings, of `paraphrases`: one of each prompt that asks for the concept, in the order
+        of these prompts, then a second of each, and so on.
+        """
         return {}
 
     def gallery(self, request: Request) -> Gallery | None:
-        """What the drawings of `prompts` are judged by, or None where nothing is drawn."""
+        """What the drawings of `prompts` are judged by, or None where nothing is drawn.
+
+        Raises:
+            UnlearnError: If the request names no concept of this scenario; nothing large is loaded before.
+        """
         return None
 
     def options(self) -> dict[str, Any]:
@@ -211,7 +221,7 @@ class Trial:
         original: The model before unlearning.
         oracles: Models retrained without the forget set; none where there is no recipe.
         handles: `forget`, `retain`, `validation`, `fit`, `test`, and where there are any `surrogate`, `concept`,
-            `anchor`, `preserve` and `prompts`.
+            `anchor`, `preserve`, `prompts` and `paraphrases`.
         views: Rows of these sets under names of their own.
         removed: Ids of the classes of which no training example is retained.
         base: Address of the original.

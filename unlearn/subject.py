@@ -185,6 +185,63 @@ class Steers(Denoises, Protocol):
 
 
 @runtime_checkable
+class Adapts(Denoises, Protocol):
+    """Can carry low-rank maps beside its layers, as strong for each prompt as that prompt asks for.
+
+    Attributes:
+        empty: Token ids of the empty prompt, with shape (L,).
+    """
+
+    empty: Tensor
+
+    def adapted(self, adapter: nn.Module) -> Self:
+        """The same model with one more adapter in its module.
+
+        Args:
+            adapter: Has a buffer `prompts`, the token ids (P, L) of some prompts of its own as in `Batch.y`, and `maps`
+                beside layers of the model's module, see `unlearn.ops.low_rank`. Called with text states (B, L, D) and
+                ids of prompts, and with the text states of its own prompts (P, L, D), it says how strong its
+                maps are for each prompt, (B,). A whole trajectory, ε(∅) too, goes by the strength for its prompt.
+
+        Raises:
+            Mismatch: If the maps are for another architecture.
+        """
+        ...
+
+    def adapters(self) -> list[nn.Module]:
+        """The adapters that it carries, oldest first."""
+        ...
+
+    def bare(self) -> Self:
+        """The same model, with the same weights, without its adapters."""
+        ...
+
+
+@runtime_checkable
+class Attends(Denoises, Protocol):
+    """Shows where its cross-attention looks.
+
+    Attributes:
+        empty: Token ids of the empty prompt, with shape (L,): begin, end, and padding.
+    """
+
+    empty: Tensor
+
+    def attention(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:
+        """Attention of each cross-attention layer to each token while it predicts, with its gradient.
+
+        Args:
+            z: Latents, with shape (B, *).
+            t: Times, with shape (B,).
+            cond: Conditioning of prompts of L tokens.
+
+        Returns:
+            Probabilities (B, heads, queries, L), which sum to one over the tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class CrossAttends(Denoises, Protocol):
     """Reads its prompts, as text states, through linear keys and values of cross-attention."""
 
@@ -199,7 +256,7 @@ class CrossAttends(Denoises, Protocol):
         """
         ...
 
-    def null(self, n: int) -> Tensor:
+    def blank(self, n: int) -> Tensor:
         """Text states of the empty prompt for n examples, with shape (n, L, D)."""
         ...
 
@@ -253,8 +310,12 @@ class Prompted(Noises, Draws, Protocol):
         """
         ...
 
-    def draw_from(self, cond: Any, rng: Generator) -> Tensor:
-        """An image for each conditioning, with shape (B, 3, H, W), between 0 and 1."""
+    def noise(self, n: int, rng: Generator) -> Tensor:
+        """The pure noise of n drawings, with shape (n, *); `draw` draws that of its whole batch, and nothing else."""
+        ...
+
+    def draw_from(self, cond: Any, noise: Tensor) -> Tensor:
+        """What each conditioning becomes from its noise (B, *), as images (B, 3, H, W) between 0 and 1."""
         ...
 
 
@@ -278,6 +339,16 @@ class Sliced(Subject, Protocol):
     def drop(self, ids: Tensor) -> bool:
         """Deletes the slices that hold `ids`; False when nothing usable is left and it must be retrained."""
         ...
+
+
+@runtime_checkable
+class AttendsToExamples(Noises, Attends, Protocol):
+    """Shows where its cross-attention looks, in noisy examples: what resteering of attention needs."""
+
+
+@runtime_checkable
+class AttendsToDrawings(Prompted, CrossAttends, Attends, Protocol):
+    """Shows where its cross-attention looks in what it draws, and its linear maps: what attention with masks needs."""
 
 
 @runtime_checkable

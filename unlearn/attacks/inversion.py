@@ -39,7 +39,7 @@ class Inversion(Attack):
 
     images: int = knob(25, "images of the concept that the attacker has", ge=1)
     iterations: int = knob(300, "steps of Adam", ge=1, search=(100, 5000))
-    lr: float = knob(0.02, "step size", gt=0, search=(1e-3, 0.1))
+    lr: float = knob(0.3, "step size", gt=0, search=(1e-2, 1.0))
     batch_size: int = knob(16, "noisy images in a step", ge=1)
     tries: int = knob(3, "times that all prompts are drawn, after equal shares of the steps", ge=1)
 
@@ -67,7 +67,7 @@ class Inversion(Attack):
                 ids = case.ids[case.open]
                 with torch.no_grad():
                     said = spoken(case, ids, word_of(ids, case.others), word)
-                    yield case.open, case.draw(case.victim.encode_embedded(said, ids), len(ids))
+                    yield case.open, case.victim.encode_embedded(said, ids)
 
 
 def spoken(case: Case, ids: Tensor, at: Tensor, word: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from unlearn.commands.pages import load
 from unlearn.errors import BadValue, StoreError
 from unlearn.method import Method
 from unlearn.metric import Metric
-from unlearn.ops.weights import save_like
-from unlearn.registry import scenarios, unknown
+from unlearn.ops.weights import FromPipeline, edit_of, save_like
+from unlearn.patching import write_folder
+from unlearn.registry import scenarios
 from unlearn.report import Report
 from unlearn.report.summary import groups
 from unlearn.request import KINDS, ForgetConcept, ForgetSequence
-from unlearn.request import parse as parse_request
+from unlearn.runtime import within_memory
 from unlearn.scenario import Scenario, Seeds, parse
 from unlearn.store import Store
 from unlearn.subject import Subject
@@ -58,17 +59,19 @@ class Job:
 
         Raises:
             BadValue: If one file was asked for and several models would be made.
+            OutOfMemory: If memory does not suffice.
         """
         if self.out is not None and (len(self.methods) > 1 or len(self.seeds) > 1):
             raise BadValue(
                 f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
             )
-        return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+        with within_memory():
+            return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
 
     def show(self, results: Sequence[api.Result], store: Store) -> None:
         """Writes weights and page, and prints the tables."""
         if self.out is not None:
-            save(results[-1][1], self.out)
+            save(results[-1][1], self.out, self.scenario, results[-1][0].recipe["method"])
         reports = [r for r, _ in results]
         show(reports, write_page(reports, self.html, store), self.out, self.json)
 
@@ -85,39 +88,62 @@ def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:
     return api.as_scenario(text, forget, **options)
 
 
-def erasing(text: str, concepts: Sequence[str]) -> Scenario:
+def erasing(text: str, concepts: Sequence[str], own: Mapping[str, Any]) -> Scenario:
     """The scenario in which some concepts are erased, one after another.
 
     Args:
         text: A scenario without a request, such as `ink` or `ink/drawings=2`.
-        concepts: Names that its judges know.
+        concepts: Their names.
+        own: Options of the command about the user's own model.
 
     Raises:
-        BadValue: If the scenario draws nothing, or its text holds a request.
-        UnknownName: If it does not know a concept; nothing is loaded before.
+        BadValue: If the scenario draws nothing, its text holds a request, or it is not for the user's own model.
+        UnknownName: If it does not know a concept; no large model is loaded before.
     """
+    if own.get("model") and text.partition("/")[0] != "pipeline":
+        if text != "ink":
+            raise BadValue(
+                f"--model goes with --scenario pipeline and its options, such as pipeline/steps=20, got {text}; leave one out"
+            )
+        text = "pipeline"
     asked = tuple(ForgetConcept(concept=c) for c in dict.fromkeys(concepts))
     if any(word.partition("=")[0] in KINDS for word in text.partition("/")[2].split(",")):
         raise BadValue(
             f"--scenario {text} holds a request; name the concepts as words, as in `unlearn erase {asked[0].concept}`"
         )
-    built = parse(text, asked[0] if len(asked) == 1 else ForgetSequence(steps=asked))
-    gallery = built.gallery(parse_request(built.default_request))
-    if gallery is None:
-        raise BadValue(
-            f"scenario {built.name!r} draws nothing, so no concept can be erased; choose one that draws, such as ink"
-        )
-    known = [name for names in gallery.names.values() for name in names]
-    for concept in concepts:
-        if concept not in known:
-            raise unknown("concept", concept, known)
+    options = chosen_options(own, scenarios.get(text.partition("/")[0]))
+    built = parse(text, asked[0] if len(asked) == 1 else ForgetSequence(steps=asked), **options)
+    for request in asked:
+        if built.gallery(request) is None:
+            raise BadValue(
+                f"scenario {built.name!r} draws nothing, so no concept can be erased; choose one that draws, such as ink"
+            )
     return built
 
 
-def save(subject: Subject, out: Path) -> None:
-    """Writes unlearned weights in the format that they came in."""
+def vacant(out: Path) -> None:
+    """Refuses a folder that is in use, before hours are spent on what shall go there."""
+    if out.suffix != ".safetensors" and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise BadValue(f"{out} is there already; choose a new place with --out")
+
+
+def save(subject: Subject, out: Path, scenario: Scenario, notes: Mapping[str, Any]) -> None:
+    """Writes unlearned weights in the format that they came in; beside a pipeline's, the patch.
+
+    Args:
+        subject: The model.
+        out: A folder or file.
+        scenario: What was asked for; it has the model before that.
+        notes: What the patch says of itself.
+    """
+    source = subject.source if isinstance(subject, FromPipeline) else ""
+    before = scenario.original() if source and out.suffix != ".safetensors" else None
     try:
-        save_like(subject, out)
+        if before is None:
+            save_like(subject, out)
+        else:
+            edit = edit_of(before, subject, {"method": notes, "request": str(scenario.request)})
+            write_folder(edit, Path(source), out)
     except OSError as err:
         raise StoreError(
             f"cannot write {out}: {err.strerror or err}; choose another place with --out"

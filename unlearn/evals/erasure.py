@@ -13,6 +13,9 @@ from unlearn.ops.stats import ends_of_share
 from unlearn.registry import metrics
 from unlearn.subject import Draws
 
+AIMS = {"ua": Aim.UP, "in-domain": Aim.UP, "cross-domain": Aim.UP, "nothing": Aim.DOWN}
+UNSEEN = "no judge: cannot tell"
+
 
 @metrics.register("erasure")
 class Erasure(Metric):
@@ -22,7 +25,7 @@ class Erasure(Metric):
     unlearning accuracy, is the share of prompts with the concept whose drawing shows another one; a drawing that
     the judge takes for none is damage, not erasure, and counts in `nothing`, over all prompts and all judges.
     Over the prompts without the concept, `in-domain` is the share drawn right on the concept's own axis and
-    `cross-domain` the share drawn right on the others.
+    `cross-domain` the share drawn right on the others. Without a judge of the concept nobody can tell.
 
     References:
         The UnlearnCanvas benchmark (UA, in-domain and cross-domain retain accuracy)
@@ -35,10 +38,15 @@ class Erasure(Metric):
     basic: ClassVar[bool] = False
 
     def measure(self, ev: Evidence) -> list[Score]:
-        """Four scores."""
+        """Four scores, less those that no prompt asks for; unknown ones where there is no judge."""
         gallery = ev.gallery
         if gallery is None:
             return []
+        if not gallery.judged:
+            return [
+                Score(name=f"erasure/{n}", metric=self.name, value=None, aim=aim, note=UNSEEN, headline=True)
+                for n, aim in AIMS.items()
+            ]
         asks = gallery.asked[gallery.axis] == gallery.target
 
         def right(who: str, axis: str) -> Tensor:
@@ -52,10 +60,14 @@ class Erasure(Metric):
             return torch.stack([empty(ev.judged(who, a)) for a in gallery.judges]).any(0)
 
         others = [a for a in gallery.judges if a != gallery.axis]
-        scores = {"ua": (gone, Aim.UP), "in-domain": (lambda who: right(who, gallery.axis), Aim.UP),
-                  "cross-domain": (lambda who: torch.cat([right(who, a) for a in others]), Aim.UP),
-                  "nothing": (nothing, Aim.DOWN)}  # fmt: skip
-        return [self._score(ev, name, of, aim) for name, (of, aim) in scores.items() if len(of("unlearned"))]
+        scores: dict[str, Callable[[str], Tensor]] = {
+            "ua": gone,
+            "in-domain": lambda who: right(who, gallery.axis),
+        }
+        if others:
+            scores["cross-domain"] = lambda who: torch.cat([right(who, a) for a in others])
+        scores["nothing"] = nothing
+        return [self._score(ev, n, of, AIMS[n]) for n, of in scores.items() if len(of("unlearned"))]
 
     def _score(self, ev: Evidence, name: str, of: Callable[[str], Tensor], aim: Aim) -> Score:
         hits = of("unlearned")

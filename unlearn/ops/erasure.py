@@ -31,6 +31,13 @@ def taken(cond: Any, rows: Tensor) -> Any:
     return _mapped(lambda c: c[rows], (cond,))
 
 
+def count(cond: Any) -> int:
+    """Examples in a conditioning."""
+    while not isinstance(cond, Tensor):
+        cond = next(iter(cond.values() if isinstance(cond, Mapping) else cond))
+    return len(cond)
+
+
 def _mapped(f: Callable[..., Tensor], conds: Sequence[Any]) -> Any:
     first = conds[0]
     if isinstance(first, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from unlearn.errors import Mismatch
 
@@ -46,3 +46,46 @@ def prefixed(ids: Tensor, k: int) -> Tensor:
     length = ids.shape[1]
     room = ids[:, :1].expand(-1, k + 1)
     return torch.cat([room, ids[:, 1 : length - k - 1], ids[:, -1:]], 1)
+
+
+def nearest(ids: Tensor, others: Tensor, rng: Generator) -> Tensor:
+    """Position of the prompt in `others` that differs from each prompt in the fewest tokens, with shape (N,).
+
+    Args:
+        ids: With shape (N, L).
+        others: With shape (M, L).
+        rng: Chooses among equals.
+
+    Example:
+        >>> others = torch.tensor([[0, 7, 8, 1], [0, 7, 4, 1]])
+        >>> nearest(torch.tensor([[0, 5, 4, 1]]), others, Generator())
+        tensor([1])
+    """
+    differ = (ids[:, None] != others).sum(2)
+    chance = torch.rand(differ.shape, generator=rng, device=rng.device).to(differ.device)
+    return (differ + chance).argmin(1)
+
+
+def spaced(ids: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Prompts with room for a token before the first of their tokens and after each `every` of them.
+
+    Args:
+        ids: With shape (N, L); the first token begins, the last ends or pads.
+        every: Tokens of the prompt between two rooms.
+
+    Returns:
+        The prompts (N, L), cut off before the last token where they no longer fit, and whether there is room, (N, L);
+        what stands there has no meaning.
+
+    Example:
+        >>> ids, room = spaced(torch.tensor([[0, 5, 6, 7, 1, 1, 1, 1]]), 2)
+        >>> ids.masked_fill(room, -1).tolist()
+        [[0, -1, 5, 6, -1, 7, 1, 1]]
+    """
+    length = (ids != ids[:, -1:]).sum(1, keepdim=True) - 1
+    place = torch.arange(ids.shape[1] - 2, device=ids.device)
+    before = place - (place + every) // (every + 1)
+    room = (place % (every + 1) == 0) & (before <= length)
+    ends = torch.zeros_like(ids[:, :1], dtype=torch.bool)
+    spread = torch.cat([ids[:, :1], ids[:, 1 + before], ids[:, -1:]], 1)
+    return spread, torch.cat([ends, room, ends], 1)

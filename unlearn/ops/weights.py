@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from unlearn.errors import BadValue, BadWeights
-from unlearn.patch import load_tensors, save_tensors
+from unlearn.errors import BadValue, BadWeights, Mismatch
+from unlearn.patch import Patch, load_tensors, make_patch, save_tensors
 from unlearn.store import replacing
 from unlearn.subject import Subject
 
@@ -37,6 +37,36 @@ class SavesPretrained(Protocol):
     def save_pretrained(self, save_directory: str, /) -> Any:
         """Writes `config.json` and safetensors into the folder."""
         ...
+
+
+@runtime_checkable
+class FromPipeline(Subject, Protocol):
+    """A model that holds parts of a diffusers pipeline, by the names of their folders.
+
+    Attributes:
+        source: The pipeline's folder; nothing where there is none.
+    """
+
+    source: str
+
+
+def edit_of(before: Subject, done: Subject, notes: Mapping[str, Any]) -> Patch:
+    """What was changed in a pipeline.
+
+    Args:
+        before: The pipeline as it was.
+        done: The same after an edit.
+        notes: What the patch says of itself, as JSON.
+
+    Raises:
+        Mismatch: If something was added that is no part of the pipeline.
+    """
+    added = done.module.state_dict().keys() - before.module.state_dict().keys()
+    if added:
+        raise Mismatch(
+            f"the method added {min(added)} ({len(added)} such tensors), which acts beside the pipeline's own weights and would be left out by plain diffusers; give --out FILE.safetensors"
+        )
+    return make_patch(before.module, done.module, notes)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

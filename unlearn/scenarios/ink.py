@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
 from unlearn.knobs import knob
-from unlearn.ops.ink import BOTH, OBJECTS, STYLES, caption, judge, prompts, render, scans
+from unlearn.ops.ink import BOTH, OBJECTS, STYLES, caption, judge, layers, paraphrases, prompts, render, scans
+from unlearn.ops.wording import in_turn
 from unlearn.patch import load_tensors, weights_hash
 from unlearn.provenance import digest
-from unlearn.registry import scenarios
+from unlearn.registry import scenarios, unknown
 from unlearn.request import Labels, Request
 from unlearn.scenario import Material, Part, Scenario
 from unlearn.scenarios._diffusion import Loaded, load_pipeline
@@ -43,6 +45,7 @@ class Ink(Scenario):
     steps: int = knob(25, "sampling steps of a drawing", ge=1)
     guidance: float = knob(2.0, "scale of classifier-free guidance in drawings", ge=0)
     drawings: int = knob(4, "drawings of each pair of a digit and a style", ge=1)
+    anchor: str = knob("", "digit or style that takes the concept's place; empty for the empty prompt")
 
     def material(self) -> Material:
         """See `Scenario.material`."""
@@ -54,27 +57,31 @@ class Ink(Scenario):
 
     def subject(self, rng: Generator) -> TextToImage:
         """The trained pipeline: its recipe is a script, and it is not trained here."""
-        return self._loaded("pipeline").subject
+        return self._pipeline("pipeline")
 
     def original(self) -> TextToImage:
         """See `Scenario.original`."""
-        return self._loaded("pipeline").subject
+        return self._pipeline("pipeline")
 
     def oracle(self, request: Request) -> TextToImage | None:
         """See `Scenario.oracle`."""
         folder = f"without-{_concept(request).replace(' ', '-')}"
-        return self._loaded(folder).subject if (ASSETS / folder).is_dir() else None
+        return self._pipeline(folder) if (ASSETS / folder).is_dir() else None
 
     def prompts(self, request: Request) -> Mapping[str, Source]:
         """See `Scenario.prompts`."""
         concept = _concept(request)
         named = {c: prompts(**{_word(c): c}) for c in (*OBJECTS, *STYLES)}
         asked = named[concept]
+        both = [(OBJECTS[o], STYLES[s]) for _, o, s in self._pairs()]
         return {
             "concept": _texts(asked),
-            "anchor": _texts([""] * len(asked)),
+            "anchor": _texts(named[self._anchor(concept)] if self.anchor else [""] * len(asked)),
             "preserve": _texts([t for c, texts in named.items() if c != concept for t in texts]),
             "prompts": _texts([c for c, _, _ in self._pairs()]),
+            "paraphrases": _texts(
+                in_turn([paraphrases(o, s, concept) for o, s in both if concept in (o, s)])
+            ),
         }
 
     def gallery(self, request: Request) -> Gallery:
@@ -82,20 +89,36 @@ class Ink(Scenario):
         concept = _concept(request)
         captions, objects, styles = zip(*self._pairs(), strict=True)
         names = {"object": OBJECTS, "style": STYLES}
+        if concept not in (*OBJECTS, *STYLES):
+            raise unknown("concept", concept, (*OBJECTS, *STYLES))
         axis = "object" if concept in OBJECTS else "style"
         return Gallery(
             captions, {"object": torch.tensor(objects), "style": torch.tensor(styles)}, names,
             {a: functools.partial(_look, a) for a in names}, axis, names[axis].index(concept),
+            {f"ink-{a}-judge": functools.partial(_layers, a) for a in names},
         )  # fmt: skip
+
+    def _anchor(self, concept: str) -> str:
+        """What takes the concept's place.
+
+        Raises:
+            BadValue: If it is no other concept of the same kind.
+        """
+        known = [c for c in (OBJECTS if concept in OBJECTS else STYLES) if c != concept]
+        if self.anchor not in known:
+            raise BadValue(
+                f"ink: {self.anchor!r} cannot take the place of {concept!r}; choose one of {', '.join(known)}, or leave anchor out for the empty prompt"
+            )
+        return self.anchor
 
     def _pairs(self) -> list[tuple[str, int, int]]:
         """Caption, digit and style of every drawing."""
         return [(caption(BOTH[0], OBJECTS[o], STYLES[s]), o, s)
                 for o in range(len(OBJECTS)) for s in range(len(STYLES)) for _ in range(self.drawings)]  # fmt: skip
 
-    def _loaded(self, name: str) -> Loaded:
-        found = _load(name)
-        return replace(found, subject=replace(found.subject, steps=self.steps, guidance=self.guidance))
+    def _pipeline(self, name: str) -> TextToImage:
+        found: TextToImage = _load(name).subject
+        return replace(found, steps=self.steps, guidance=self.guidance)
 
 
 def _concept(request: Request) -> str:
@@ -115,7 +138,7 @@ def _load(name: str) -> Loaded:
 
 
 @functools.cache
-def _judge(axis: str) -> torch.nn.Module:
+def _judge(axis: str) -> torch.nn.Sequential:
     net = judge(len(OBJECTS) if axis == "object" else len(STYLES))
     net.load_state_dict(load_tensors(ASSETS / f"{axis}-judge.safetensors"))
     return net.eval().requires_grad_(False)
@@ -124,6 +147,10 @@ def _judge(axis: str) -> torch.nn.Module:
 def _look(axis: str, images: Tensor) -> Tensor:
     logits: Tensor = _judge(axis).to(images.device)(images * 2 - 1)
     return logits
+
+
+def _layers(axis: str, images: Tensor) -> tuple[Tensor, ...]:
+    return layers(_judge(axis).to(images.device), images * 2 - 1)
 
 
 def _texts(texts: list[str]) -> Arrays:

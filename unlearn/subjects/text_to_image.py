@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,10 +13,14 @@ from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
 from unlearn.errors import Mismatch
+from unlearn.ops import latents
 from unlearn.ops.clip_text import embedding_of, encode_embedded, ends
+from unlearn.ops.cross_attention import recorded
+from unlearn.ops.erasure import count, joined, taken
+from unlearn.ops.low_rank import applied, check_fit
 from unlearn.ops.recipe import Recipe
 from unlearn.ops.steering import Steering
-from unlearn.ops.verbs import fit, like, normal, of_example, untrained, whole
+from unlearn.ops.verbs import fit, like, untrained, whole
 from unlearn.registry import subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
@@ -30,7 +35,8 @@ class TextToImage:
 
     Attributes:
         module: Holds, by diffusers' names, `unet` (a UNet2DConditionModel) and `text_encoder` (a transformers
-            CLIPTextModel, frozen until a method frees it), see `components`; and `guides` where it is steered.
+            CLIPTextModel, frozen until a method frees it), see `components`; `guides` where it is steered; `adapters`
+            where it is adapted, and then a conditioning is a pair of text states and the strengths (B, J) of all J.
         scheduler: A diffusers scheduler; its noise schedule and prediction type are what count.
         empty: Token ids of the empty prompt, with shape (L,).
         pseudo: Token ids of the prompt that stands in for a forgotten one, with shape (L,).
@@ -41,13 +47,14 @@ class TextToImage:
         build: Returns the untrained denoiser; by default every layer is reset.
         vae: A diffusers AutoencoderKL that turns latents into images, frozen; None where latents are images
             between -1 and 1.
+        source: Folder of the diffusers pipeline that it came from; nothing where there is none.
 
     References:
         Ho et al., 2020, Denoising diffusion probabilistic models, arXiv:2006.11239
         Rombach et al., 2022, High-resolution image synthesis with latent diffusion models, arXiv:2112.10752
     """
 
-    module: nn.ModuleDict
+    module: nn.Module
     scheduler: Any
     empty: Tensor
     pseudo: Tensor
@@ -57,33 +64,44 @@ class TextToImage:
     recipe: Recipe | None = None
     build: Callable[[], nn.Module] | None = None
     vae: nn.Module | None = None
+    source: str = ""
 
     @property
     def denoiser(self) -> nn.Module:
         """What predicts the noise."""
-        return self.module["unet"]
+        return self.module.get_submodule("unet")
 
     @property
     def text(self) -> nn.Module:
         """What encodes prompts."""
-        return self.module["text_encoder"]
+        return self.module.get_submodule("text_encoder")
 
     def clone(self) -> Self:
         """A copy with a denoiser and a text encoder of its own."""
         return replace(self, module=copy.deepcopy(self.module))
 
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: Batch) -> Any:
         """Text states of each prompt, with shape (B, L, D)."""
-        return self._states(batch.y)
+        return self._told(self._said(batch.y), batch.y)
 
-    def null(self, n: int) -> Tensor:
+    def null(self, n: int) -> Any:
         """Text states of the empty prompt for n examples, with shape (n, L, D)."""
-        return self._repeated(self.empty, n)
+        return self._told(self._free(n), self.empty.expand(n, -1))
+
+    def blank(self, n: int) -> Tensor:
+        """Text states of the empty prompt for n examples, with shape (n, L, D)."""
+        return self._states(self._repeated(self.empty, n))
 
     def predict(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
         """What the denoiser predicts for latents z (B, C, H, W) at times t (B,): noise or velocity."""
-        out: Tensor = self.denoiser(z, t, encoder_hidden_states=cond.to(z.dtype)).sample
-        return out
+        with self._adapting(cond) as said:
+            return self._predicted(z, t, said)
+
+    def attention(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:
+        """Attention (B, heads, queries, L) of each cross-attention to each token while it predicts."""
+        with recorded(self.parts()["cross-attention"].children()) as seen:
+            self.predict(z, t, cond)
+        return seen
 
     def times(self, n: int, rng: Generator) -> Tensor:
         """Times drawn as in training, with shape (n,)."""
@@ -107,36 +125,28 @@ class TextToImage:
 
         Without a generator, time and noise of an example are seeded by its id.
         """
-        z, t, target = self._drawn(batch, rng)
-        return _squared(self.predict(z, t, self.encode(batch)), target)
+        z, t, target = latents.noised(self, batch, rng)
+        return latents.squared(self.predict(z, t, self.encode(batch)), target)
 
     def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
         """Error against the model's own stopped-gradient prediction for the pseudo prompt, with shape (B,)."""
-        z, t, _ = self._drawn(batch, rng)
+        z, t, _ = latents.noised(self, batch, rng)
         with torch.no_grad():
-            target = self.predict(z, t, self._repeated(self.pseudo, len(batch)))
-        return _squared(self.predict(z, t, self.encode(batch)), target)
+            pseudo = self.pseudo.to(batch.y.device).expand(len(batch), -1)
+            target = self.predict(z, t, self._told(self._said(pseudo), pseudo))
+        return latents.squared(self.predict(z, t, self.encode(batch)), target)
 
     @torch.no_grad()
     def trajectory(self, cond: Any, until: int, guidance: float, rng: Generator) -> tuple[Tensor, Tensor]:
         """Latents denoised by DDIM from pure noise for `until` of `steps` steps, and the time (B,) reached.
 
         Args:
-            cond: Text states, with shape (B, L, D).
+            cond: See `encode`.
             until: Steps to take, 0 for pure noise, `steps` for finished latents at time 0.
             guidance: Scale g of ε(∅) + g (ε(c) − ε(∅)).
             rng: Source of the noise.
         """
-        n, ddim, guides = len(cond), self._ddim(), list(self._guides())
-        z = torch.randn(n, *self.shape, generator=rng, device=rng.device).to(like(self.module))
-        rows = [self.null(n), cond, *(self._repeated(g.get_buffer("prompt"), n) for g in guides)]
-        told, steering = torch.cat(rows), Steering(guides, guidance)
-        with mode(self.denoiser, train=False):
-            for i, t in enumerate(ddim.timesteps[:until]):
-                out = self.predict(torch.cat([z] * len(rows)), t.expand(len(told)), told)
-                z = ddim.step(steering(i, *out.chunk(len(rows))), t, z).prev_sample
-        reached = ddim.timesteps[until] if until < self.steps else torch.zeros_like(ddim.timesteps[0])
-        return z, reached.expand(n)
+        return self._denoised(self.noise(count(cond), rng), cond, until, guidance)
 
     def sample(self, batch: Batch, rng: Generator) -> Tensor:
         """Latents of a new image of each row's prompt, with shape (B, C, H, W)."""
@@ -144,24 +154,49 @@ class TextToImage:
 
     def draw(self, batch: Batch, rng: Generator) -> Tensor:
         """An image for each row's prompt, with shape (B, 3, H, W), between 0 and 1."""
-        return self.draw_from(self.encode(batch), rng)
+        parts = list(latents.some(batch, self.shape))
+        noise = self.noise(len(batch), rng).split([len(p) for p in parts])
+        return torch.cat([self.draw_from(self.encode(p), z) for p, z in zip(parts, noise, strict=True)])
 
     @torch.no_grad()
-    def draw_from(self, cond: Any, rng: Generator) -> Tensor:
-        """An image for each conditioning, with shape (B, 3, H, W), between 0 and 1."""
-        z = self.trajectory(cond, self.steps, self.guidance, rng)[0]
-        if self.vae is not None:
-            vae: Any = self.vae.to(z.device)
-            z = vae.decode(z / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
-        return ((z.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1)
+    def draw_from(self, cond: Any, noise: Tensor) -> Tensor:
+        """An image for each conditioning and noise, with shape (B, 3, H, W), between 0 and 1."""
+        return self.pictures(self._denoised(noise, cond, self.steps, self.guidance)[0])
+
+    def noise(self, n: int, rng: Generator) -> Tensor:
+        """Pure noise, from which `draw` begins, with shape (n, C, H, W)."""
+        return torch.randn(n, *self.shape, generator=rng, device=rng.device).to(like(self.module))
+
+    def pictures(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W) between 0 and 1 of finished latents (B, C, h, w)."""
+        return latents.pictures(self.vae, z)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) between 0 and 1, the mean of what the autoencoder says."""
+        return latents.latents_of(self.vae, images, self.shape[0])
 
     def steered(self, guide: nn.Module) -> Self:
         """The same model with one more guide in its module, see `unlearn.subject.Steers`."""
-        guides = nn.ModuleList([*self._guides(), guide])
-        return replace(self, module=nn.ModuleDict({**self.module, "guides": guides}))
+        return self._holding("guides", [*self._held("guides"), guide])
+
+    def adapted(self, adapter: Any) -> Self:
+        """The same model with one more adapter in its module, see `unlearn.subject.Adapts`."""
+        check_fit(self.module, adapter.maps)
+        return self._holding("adapters", [*self.adapters(), adapter])
+
+    def adapters(self) -> list[nn.Module]:
+        """The adapters that it carries, oldest first."""
+        return self._held("adapters")
+
+    def bare(self) -> Self:
+        """The same model, with the same weights, without its adapters; its conditionings are text states."""
+        return self._holding("adapters", [])
 
     def parts(self) -> dict[str, nn.Module]:
-        """Parts of the denoiser by name; what is in none of the attentions is in `rest`; and the text encoder."""
+        """Parts of the denoiser by name, and the text encoder.
+
+        What is in none of the attentions is in `rest`; `blocks` are the transformers around the attentions.
+        """
         blocks = list(self.denoiser.named_modules())
         cross = [m for n, m in blocks if n.endswith(".attn2")]
         attention = {id(m) for n, m in blocks if ".attn1" in n or ".attn2" in n}
@@ -175,6 +210,7 @@ class TextToImage:
             "cross-attention-kv": nn.ModuleList(m.get_submodule(k) for m in cross for k in ("to_k", "to_v")),
             "self-attention": nn.ModuleList(m for n, m in blocks if n.endswith(".attn1")),
             "rest": nn.ModuleList(rest),
+            "blocks": nn.ModuleList(m for n, m in blocks if n.split(".")[-2:-1] == ["attentions"]),
             "all": self.denoiser,
             "text": self.text,
         }
@@ -185,57 +221,100 @@ class TextToImage:
 
     def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Text states (B, L, D) of each prompt and the position (B,) of the token before its first end of text."""
-        return self._states(batch.y), (ends(self.text, batch.y) - 1).clamp_min(0)
+        return self._states(self._said(batch.y)), (ends(self.text, batch.y) - 1).clamp_min(0)
 
     def embeddings(self) -> Tensor:
         """Embeddings of all tokens, with shape (V, D)."""
         return embedding_of(self.text)
 
-    def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Tensor:
+    def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Any:
         """Text states (B, L, D) of prompts given as embedded tokens (B, L, D), with a gradient to them.
 
         Args:
             embedded: What takes the place of the tokens' own embeddings.
             ids: The tokens, with shape (B, L); they say where a prompt ends.
         """
-        return encode_embedded(self.text, embedded)
+        return self._told(encode_embedded(self.text, embedded), ids)
 
     def fresh(self, rng: Generator) -> Self:
         """The same architecture with a newly drawn denoiser."""
         made = untrained(self.denoiser, self.build, rng)
-        return replace(self, module=components(made, copy.deepcopy(self.text)))
+        parts = self.module.named_children()
+        texts = {n: copy.deepcopy(m) for n, m in parts if n.startswith("text_encoder")}
+        return replace(self, module=nn.ModuleDict({"unet": made, **texts}))
 
     def fit(self, handle: Handle, run: Run) -> None:
         """Trains the denoiser in place by the recipe, see `unlearn.ops.verbs.fit`."""
         fit(self, self.recipe, handle, run)
 
-    def _guides(self) -> nn.ModuleList:
-        found: Any = self.module["guides"] if "guides" in self.module else nn.ModuleList()
-        guides: nn.ModuleList = found
-        return guides
+    def _held(self, name: str) -> list[nn.Module]:
+        held = dict(self.module.named_children()).get(name, nn.ModuleList())
+        return list(held.children())
 
-    def _states(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.text(input_ids=ids).last_hidden_state
+    def _holding(self, name: str, extras: list[nn.Module]) -> Self:
+        """The same model with these guides or adapters in its module."""
+        found = {n: m for n, m in self.module.named_children() if n != name}
+        more = {name: nn.ModuleList(extras)} if extras else {}
+        return replace(self, module=nn.ModuleDict({**found, **more}))
+
+    def _told(self, said: Any, ids: Tensor) -> Any:
+        """The conditioning of prompts: what the text encoder says, and how strong adapters are for their ids."""
+        adapters: list[Any] = self.adapters()
+        if not adapters:
+            return said
+        states = self._states(said)
+        own = [self._states(self._said(a.prompts)) for a in adapters]
+        ids = ids.to(states.device)
+        return said, torch.stack([a(states, ids, o) for a, o in zip(adapters, own, strict=True)], 1)
+
+    @contextmanager
+    def _adapting(self, cond: Any) -> Iterator[Any]:
+        """Applies the adapters as strongly as a conditioning asks for; gives what the text encoder said."""
+        adapters: list[Any] = self.adapters()
+        said, *scales = (cond[0], *cond[1].unbind(1)) if adapters else (cond,)
+        with ExitStack() as stack:
+            for a, scale in zip(adapters, scales, strict=True):
+                stack.enter_context(applied(self.module, a.maps, scale))
+            yield said
+
+    def _denoised(self, z: Tensor, cond: Any, until: int, guidance: float) -> tuple[Tensor, Tensor]:
+        ddim, guides, n = self._ddim(), self._held("guides"), len(z)
+        with self._adapting(cond) as said, mode(self.denoiser, train=False):
+            rows = [self._free(n), said, *(self._repeated(g.get_buffer("prompt"), n) for g in guides)]
+            told, steering = joined(*rows), Steering(guides, guidance)
+            for i, t in enumerate(ddim.timesteps[:until]):
+                out = self._predicted(torch.cat([z] * len(rows)), t.expand(n * len(rows)), told)
+                z = ddim.step(steering(i, *out.chunk(len(rows))), t, z).prev_sample
+        reached = ddim.timesteps[until] if until < self.steps else torch.zeros_like(ddim.timesteps[0])
+        return z, reached.expand(n)
+
+    def _predicted(self, z: Tensor, t: Tensor, said: Any) -> Tensor:
+        out: Tensor = self.denoiser(z, t, encoder_hidden_states=said.to(z.dtype)).sample
+        return out
+
+    def _said(self, ids: Tensor) -> Any:
+        """What the text encoder says of prompts (B, L), as the denoiser wants it."""
+        return self.text(input_ids=ids).last_hidden_state
+
+    def _states(self, said: Any) -> Tensor:
+        """The text states (B, L, D) in what the text encoder says."""
+        states: Tensor = said
         return states
 
-    def _repeated(self, ids: Tensor, n: int) -> Tensor:
-        return self._states(ids.to(like(self.module).device)[None]).expand(n, -1, -1)
+    def _free(self, n: int) -> Any:
+        """What guidance leads away from."""
+        return self._repeated(self.empty, n)
 
-    def _drawn(self, batch: Batch, rng: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy latents at a drawn time, the time (B,), and what should be predicted there."""
-        x = batch.x.to(like(self.module))
-        if rng is None:
-            t = of_example(batch.index, lambda g: self.times(1, g)[0])
-            noise = of_example(batch.index, lambda g: torch.randn(x.shape[1:], generator=g)).to(x)
-        else:
-            t, noise = self.times(len(x), rng), normal(x, rng)
-        z, target = self.noised(x, t, noise)
-        return z, t, target
+    def _repeated(self, ids: Tensor, n: int) -> Any:
+        """What the text encoder says of one prompt (L,), n times."""
+        ids = ids.to(like(self.module).device)
+        return taken(self._said(ids[None]), torch.zeros(n, dtype=torch.long, device=ids.device))
 
     def _ddim(self) -> Any:
         from diffusers import DDIMScheduler
 
-        ddim = DDIMScheduler.from_config(self.scheduler.config)
+        config = self.scheduler.config
+        ddim = DDIMScheduler.from_config(config, clip_sample=config.get("clip_sample", False))
         ddim.set_timesteps(self.steps, device=like(self.module).device)
         return ddim
 
@@ -244,7 +323,3 @@ def components(unet: nn.Module, text_encoder: nn.Module) -> nn.ModuleDict:
     """The parts of a pipeline that may change, by diffusers' names; the text encoder starts frozen."""
     text_encoder.requires_grad_(False)
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-
-
-def _squared(out: Tensor, target: Tensor) -> Tensor:
-    return (out - target).square().flatten(1).mean(1)

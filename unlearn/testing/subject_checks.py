@@ -14,6 +14,7 @@ from unlearn.data import Batch, Handle
 from unlearn.registry import offers, protocols, subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
+from unlearn.testing.adapter_checks import check_adapts, check_attends
 from unlearn.testing.declared_checks import check_file_name, check_listing, check_registered, check_summary
 from unlearn.testing.tiny import CPU, TINY, same, specimen, tensors
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
@@ -271,10 +272,10 @@ def check_cross_attends(make: Make) -> None:
             last.shape == (size,) and bool((last >= 0).all()) and bool((last < states.shape[1]).all()),
             f"words returns the positions {last.tolist()} for {size} prompts of {states.shape[1]} tokens",
         )
-        null = subject.null(size)
+        blank = subject.blank(size)
         demand(
-            null.shape == states.shape,
-            f"null returns {tuple(null.shape)}, words {tuple(states.shape)}; the shapes must agree",
+            blank.shape == states.shape,
+            f"blank returns {tuple(blank.shape)}, words {tuple(states.shape)}; the shapes must agree",
         )
     found = subject.projections()
     demand(bool(found) and len(set(found)) == len(found), "projections names no module, or one twice")
@@ -335,6 +336,8 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "fit": (verbs.Trains, check_fit),
     "denoises": (verbs.Denoises, check_denoises),
     "cross-attends": (verbs.CrossAttends, check_cross_attends),
+    "adapts": (verbs.Adapts, check_adapts),
+    "attends": (verbs.Attends, check_attends),
     "generates": (verbs.Generates, check_generates),
     "next-token": (verbs.NextToken, check_next_token),
 }

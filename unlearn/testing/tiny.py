@@ -19,12 +19,14 @@ from torch import Generator, Tensor, nn
 
 from unlearn.data import Resident, Stream
 from unlearn.networks import seeded
+from unlearn.ops.adamw import AdamW
 from unlearn.ops.recipe import SGD
 from unlearn.registry import offers, protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays
 from unlearn.subject import Subject
 from unlearn.subjects.causal_lm import IGNORED, CausalLM
+from unlearn.subjects.class_to_image import ClassToImage
 from unlearn.subjects.classifier import Classifier
 from unlearn.subjects.dual_encoder import DualEncoder
 from unlearn.subjects.gan import Gan
@@ -234,6 +236,30 @@ def _diffusion() -> Specimen:
     return Specimen(subject, {**_prompted_sets(), **concepts})
 
 
+def _class_unet() -> nn.Module:
+    from diffusers import UNet2DModel
+
+    net: nn.Module = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, num_class_embeds=CLASSES + 1,
+    )  # fmt: skip
+    return net
+
+
+def _class_diffusion() -> Specimen:
+    from diffusers import DDIMScheduler
+
+    subject = ClassToImage(
+        _class_unet().eval(), DDIMScheduler(clip_sample=False), CLASSES, (1, 8, 8), steps=4,
+        recipe=AdamW(epochs=1, batch_size=4), build=_class_unet,
+    )  # fmt: skip
+    shape = (1, 8, 8)
+    train = blobs(shape, (3, 2, 1, 1), _rng(0))
+    labels = {"concept": [0], "anchor": [CLASSES], "preserve": [1, 2, 3], "prompts": [0, 1, 2, 3] * 2}
+    asked = {n: Resident(Arrays(torch.zeros(len(c), 0), torch.tensor(c))) for n, c in labels.items()}
+    return Specimen(subject, {**_sets(train, 3, lambda k: blobs(shape, (1,) * CLASSES, _rng(k))), **asked})
+
+
 def _clip_net() -> nn.Module:
     from transformers import CLIPConfig, CLIPModel
 
@@ -316,6 +342,7 @@ TINY: dict[str, Tiny] = {
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
+        Tiny("ddpm", "class-to-image", False, _class_diffusion),
         Tiny("llama", "causal-lm", False, _language),
         Tiny("clip", "dual-encoder", False, _clip),
         Tiny("gan", "gan", False, _generator),

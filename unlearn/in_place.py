@@ -1,0 +1,92 @@
+"""Erasure from a diffusers pipeline that is at hand, without a bench and without a copy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearn.data import Resident, Sealed, Split
+from unlearn.errors import Mismatch
+from unlearn.method import Method, requires
+from unlearn.ops.naming import Naming
+from unlearn.ops.verbs import like
+from unlearn.registry import methods
+from unlearn.runtime import Run, seeded_globals
+from unlearn.sources import Arrays
+from unlearn.subject import Adapts, Steers, Subject
+from unlearn.subjects._pipelines import Loaded, subject_of
+
+SETS = ("concept", "anchor", "preserve")
+BESIDE = (Steers, Adapts)
+"""Protocols of methods that leave the weights alone and act while the model draws."""
+
+
+def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], seed: int) -> None:
+    """Erases concepts one after another; which weights train is as before when it is done.
+
+    Args:
+        pipeline: See `unlearn.api.erase`.
+        method: The method.
+        asked: What is to be erased, in order.
+        seed: Of the method, for each concept anew.
+
+    Raises:
+        Mismatch: If the pipeline is of an unknown class, or the method does not fit it.
+    """
+    with _flags(pipeline):
+        loaded = subject_of(pipeline)
+        subject = loaded.subject
+        _check(method, subject)
+        device = like(subject.module).device
+        for naming in asked:
+            run = Run(seed, device)
+            with seeded_globals(seed, device):
+                subject = method.unlearn(subject, _lent(method, loaded, naming, device), run)
+        for name, module in subject.module.named_children():
+            setattr(pipeline, name, module)
+
+
+def _check(method: Method[Any], subject: Subject) -> None:
+    if not _fits(method, subject):
+        fitting = [n for n in methods.names() if _fits(methods.get(n)(), subject)]
+        raise Mismatch(
+            f"{method.name} does not fit a {type(subject).__name__} that is edited by prompts alone, in its weights; choose one of {', '.join(fitting)}"
+        )
+
+
+def _fits(method: Method[Any], subject: Subject) -> bool:
+    """Whether a method edits such a subject's own weights and reads nothing but prompts."""
+    need = requires(type(method))
+    beside = any(base in need.__mro__ for base in BESIDE)
+    reads = {name.partition(".")[0] for name in method.reads()}
+    return isinstance(subject, need) and not beside and reads <= {*SETS}
+
+
+def _lent(method: Method[Any], loaded: Loaded, naming: Naming, device: torch.device) -> Split:
+    """The sets that a method declared; the rest is sealed."""
+    sets: dict[str, Any] = {f.name: Sealed(f.name, method.name) for f in dataclasses.fields(Split)}
+    for name, texts in naming.sets().items():
+        if name in method.reads():
+            source = Arrays(torch.zeros(len(texts), 0), loaded.ids(texts))
+            sets[name] = Resident(source, device=device)
+    return Split(**sets)
+
+
+@contextmanager
+def _flags(pipeline: Any) -> Iterator[None]:
+    """Puts back which parameters of a pipeline ask for a gradient, and the modes of its modules."""
+    parts = getattr(pipeline, "components", {}).values()
+    modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
+    before = [(m, m.training, [(p, p.requires_grad) for p in m.parameters(recurse=False)]) for m in modules]
+    try:
+        yield
+    finally:
+        for m, training, params in before:
+            m.training = training
+            for p, flag in params:
+                p.requires_grad_(flag)
