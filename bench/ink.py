@@ -25,7 +25,14 @@ CONCEPTS = ("three", "seven", "chalk")
 METRICS = ("erasure", "frechet", "memory", "run-time", "read")
 ATTACKS = ("inversion", "unlearn-diff-atk", "paraphrase", "quantise")
 SETTINGS: dict[str, dict[str, object]] = {
-    "salun": {"order": "joint", "optimiser": "adam", "lr": 5e-4, "batch_size": 16, "epochs": 8, "weight_decay": 0.0},
+    "salun": {
+        "order": "joint",
+        "optimiser": "adam",
+        "lr": 5e-4,
+        "batch_size": 16,
+        "epochs": 8,
+        "weight_decay": 0.0,
+    },
     "ssd": {"alpha": 2.0},
 }
 """Hyper-parameters of methods whose defaults are those of classifiers; see tuning/ink.md."""

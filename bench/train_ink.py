@@ -169,7 +169,10 @@ def pipeline(args):
         if args.save_every and step and step % args.save_every == 0:
             save(args.out, words, vae, mean["text"], mean["unet"], noise)
     save(args.out, words, vae, mean["text"], mean["unet"], noise)
-    print(f"{time.monotonic() - started:.0f} s in all, {time.process_time():.0f} s of processor time", flush=True)
+    print(
+        f"{time.monotonic() - started:.0f} s in all, {time.process_time():.0f} s of processor time",
+        flush=True,
+    )
 
 
 def rounded(module):
@@ -181,7 +184,11 @@ def save(out, words, vae, text, unet, noise):
     from diffusers import StableDiffusionPipeline
 
     # plain from_pretrained widens diffusers' parts to single precision and leaves the text encoder as it is
-    half = {"vae": copy.deepcopy(vae).half(), "unet": copy.deepcopy(unet).half(), "text_encoder": rounded(text)}
+    half = {
+        "vae": copy.deepcopy(vae).half(),
+        "unet": copy.deepcopy(unet).half(),
+        "text_encoder": rounded(text),
+    }
     StableDiffusionPipeline(
         **half, tokenizer=words, scheduler=noise, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,

@@ -43,7 +43,7 @@ def shared():
 @pytest.fixture(autouse=True)
 def _plugins():
     """Plugins that a test registers are gone after it."""
-    registries = (registry.methods, registry.metrics, registry.subjects, registry.scenarios)
+    registries = (registry.methods, registry.metrics, registry.attacks, registry.subjects, registry.scenarios)
     before, modules = [set(r._live) for r in registries], set(sys.modules)
     yield
     for known, r in zip(before, registries, strict=True):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from unlearn.data import Resident, Stream
-from unlearn.registry import methods, metrics, scenarios, subjects
+from unlearn.registry import attacks, methods, metrics, scenarios, subjects
 from unlearn.testing import checks_for
 
 
 def plugins():
-    for registry in (methods, metrics, subjects, scenarios):
+    for registry in (methods, metrics, attacks, subjects, scenarios):
         for name in registry.names():
             yield f"{registry.kind}-{name}", registry.get(name)
     yield "handle-resident", Resident

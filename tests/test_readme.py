@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pipelines import build
 
 pytestmark = pytest.mark.xdist_group("readme")  # one store serves the file
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README + EXTENDING, flags=re.DOTALL | re.MULTILINE)
-HUB = {"google/vit-base-patch16-224": "vit", "owner/images": "images"}
+HUB = {
+    "google/vit-base-patch16-224": "vit",
+    "owner/images": "images",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "diffusion",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     _save_vit(folder / "vit")
     _save_images(folder / "images")
+    build("sd1").save_pretrained(folder / "diffusion")
     return folder
 
 
@@ -74,10 +79,10 @@ def test_every_block_runs(place, environment):
     assert kinds == {"sh", "bash", "python", "toml"}
     for kind, text in BLOCKS:
         if kind == "python":
-            _python(text, place, environment)
+            _python(_local(text, place), place, environment)
         elif kind == "bash":
             for line in text.strip().splitlines():
-                _shell(line, place, environment)
+                _run(["bash", "-c", _local(line, place)], line, place, environment)
 
 
 def _python(text, place, environment):
@@ -88,10 +93,11 @@ def _python(text, place, environment):
         _run([sys.executable, path.name], text, place, environment)
 
 
-def _shell(line, place, environment):
+def _local(text, place):
+    """With the local twins of hub names."""
     for hub, local in HUB.items():
-        line = line.replace(hub, shlex.quote(str(place / local)))
-    _run(["bash", "-c", line], line, place, environment)
+        text = text.replace(hub, str(place / local))
+    return text
 
 
 def _run(command, what, place, environment):

@@ -11,6 +11,7 @@ import platformdirs
 import torch
 
 from unlearn import registry
+from unlearn.attack import Attack
 from unlearn.bench import Bench
 from unlearn.errors import BadValue
 from unlearn.in_place import erase_in_place
@@ -22,7 +23,7 @@ from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
 from unlearn.runtime import Progress, Silent, pick_device, within_memory
-from unlearn.scenario import Scenario, Seeds, from_recipe
+from unlearn.scenario import Scenario, Seeds, from_recipe, read_option
 from unlearn.scenario import parse as parse_scenario
 from unlearn.store import Store
 from unlearn.subject import Subject
@@ -89,6 +90,8 @@ def sweep(
     blind = pool.material.prompts_only  # then only what looks at nothing but the model itself can be measured
     fitting = (m for m in basic() if isinstance(pool.template, m.needs))
     measured = metrics or [m for m in fitting if m.needs is Subject or not blind]
+    for metric in measured:
+        metric.accept(pool.template)
     return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, oracles)]
 
 
@@ -105,18 +108,48 @@ def replay(report: Report, on: Bench) -> tuple[Report, bool]:
     Raises:
         BadValue: If the report was made on another type of device.
     """
+    return _again(report, on, [metric_from(m) for m in report.recipe["metrics"]])
+
+
+def attack(report: Report, on: Bench, attacks: Sequence[Attack]) -> Report:
+    """Attacks the unlearned model of a report, which comes from the store or is made again.
+
+    Args:
+        report: Of a run whose model draws.
+        on: Where to run.
+        attacks: What to try.
+
+    Returns:
+        A new report with the scores of `erasure` and of the attacks.
+
+    Raises:
+        BadValue: If the report was made on another type of device, or its weights are not in the store and the code of
+            today makes others.
+        Mismatch: If the model does not fit an attack.
+    """
+    found, same = _again(report, on, [registry.metrics.get("erasure")(), *attacks])
+    if not same:
+        raise BadValue(
+            f"the weights of report {report.id[:12]} are not in the store, and its recipe makes others now; replay it first, or attack the folder of its weights"
+        )
+    return found
+
+
+def _again(report: Report, on: Bench, metrics: Sequence[Metric]) -> tuple[Report, bool]:
+    """A report's run with these metrics, and whether its unlearned weights are the report's."""
     recipe = report.recipe
     if recipe["device"] != on.device.type:
         raise BadValue(
             f"this report was made on {recipe['device']}, the device here is {on.device.type}; give --device {recipe['device']}"
         )
     torch.set_num_threads(report.environment["threads"])  # the order of sums depends on it
-    method = method_from(recipe["method"])
-    metrics = [metric_from(m) for m in recipe["metrics"]]
     pool = Pool(from_recipe(recipe["scenario"]), on.store, on.device, on.progress)
-    results = on.run(pool, method, metrics, Seeds(**recipe["seeds"]), max(1, len(recipe["oracles"])))
-    again, done = results[recipe["step"]]
-    return again, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
+    for metric in metrics:
+        metric.accept(pool.template)
+    method, seeds = method_from(recipe["method"]), Seeds(**recipe["seeds"])
+    results = on.run(pool, method, metrics, seeds, max(1, len(recipe["oracles"])))
+    found, done = results[recipe["step"]]
+    return found, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
 
 
 def erase(
@@ -176,8 +209,42 @@ def method_from(recipe: Mapping[str, Any]) -> Method[Any]:
 
 
 def metric_from(recipe: Sequence[Any]) -> Metric:
-    """A metric from the JSON of a report."""
-    built: Metric = registry.metrics.get(recipe[0]).from_dict(recipe[1])
+    """A metric or an attack, whose names are disjoint, from the JSON of a report."""
+    known = registry.attacks if recipe[0] in registry.attacks.names() else registry.metrics
+    built: Metric = known.get(recipe[0]).from_dict(recipe[1])
+    return built
+
+
+def build_attacks(texts: Sequence[str]) -> list[Attack]:
+    """Attacks as they are written on the command line.
+
+    Raises:
+        BadValue: If one is named twice, because scores go by its name.
+    """
+    built = [build_attack(text) for text in dict.fromkeys(texts)]
+    names = [a.name for a in built]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise BadValue(f"attack {twice[0]} is given twice; give it once, and run again for another budget")
+    return built
+
+
+def build_attack(text: str) -> Attack:
+    """An attack as it is written on the command line: `inversion`, `inversion/iterations=1000,lr=0.1`.
+
+    Raises:
+        UnknownName: If there is no such attack or field.
+        BadValue: If a value cannot be read or is out of bounds.
+    """
+    name, _, rest = text.partition("/")
+    cls = registry.attacks.get(name)
+    known = {k.name: k for k in cls.knobs()}
+    values = {}
+    for word in filter(None, rest.split(",")):
+        field, _, value = word.partition("=")
+        if field not in known:
+            raise registry.unknown(f"option of {name}", field, known)
+        values[field] = read_option(known[field], value, name)
+    built: Attack = cls(**values)
     return built
 
 

@@ -86,12 +86,16 @@ class Case:
 
     def asked(self, ids: Tensor) -> Any:
         """Conditionings of n prompts (n, L)."""
-        return self.victim.encode(Batch(ids[:, :0], ids, torch.arange(len(ids), device=ids.device)))
+        return self.victim.encode(prompts(ids))
 
     def draw(self, rows: Tensor, cond: Any) -> Tensor:
         """What the victim draws of an attempt, with shape (k, 3, H, W)."""
-        places = torch.arange(len(rows), device=self.noise.device).split(ROWS)
-        return torch.cat([self.victim.draw_from(taken(cond, p), self.noise[rows][p]) for p in places])
+        return _drawn(self.victim, cond, self.noise[rows])
+
+    def memories(self) -> Tensor:
+        """What the clean model draws for the N prompts from their noise, as the victim's latents (N, *)."""
+        images = _drawn(self.clean, self.clean.encode(prompts(self.ids)), self.noise)
+        return self.victim.latents(images).to(self.noise)
 
 
 class Attack(Metric):
@@ -170,6 +174,17 @@ class Attack(Metric):
             name=f"attack/{self.name}/{when}", metric=self.name, value=share["unlearned"], original=share.get("original"),
             reference=share.get("oracle"), aim=Aim.DOWN, n=len(hits["unlearned"]), **ends_of_share(hits["unlearned"]), **rest,
         )  # fmt: skip
+
+
+def prompts(ids: Tensor) -> Batch:
+    """Prompts (N, L) as a batch without images."""
+    return Batch(ids[:, :0], ids, torch.arange(len(ids), device=ids.device))
+
+
+def _drawn(subject: Prompted, cond: Any, noise: Tensor) -> Tensor:
+    """Images (N, 3, H, W) of N conditionings from their noise, some rows at a time."""
+    places = torch.arange(len(noise), device=noise.device).split(ROWS)
+    return torch.cat([subject.draw_from(taken(cond, p), noise[p]) for p in places])
 
 
 def _noise(ev: Evidence, victim: Any) -> Tensor:

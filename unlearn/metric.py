@@ -283,12 +283,19 @@ class Metric(Declared, ABC):
         Raises:
             Mismatch: If the subject lacks what the metric needs.
         """
-        subject = ev.subjects["unlearned"]
+        self.accept(ev.subjects["unlearned"])
+        return [_finite(score) for score in self.measure(ev)]
+
+    def accept(self, subject: Subject) -> None:
+        """Refuses a subject that it cannot measure.
+
+        Raises:
+            Mismatch: If the subject lacks what the metric needs.
+        """
         if not isinstance(subject, self.needs):
             raise Mismatch(
                 f"{self.name} measures what {self.needs.__name__}; {type(subject).__name__} does not offer it"
             )
-        return [_finite(score) for score in self.measure(ev)]
 
 
 def _finite(score: Score) -> Score:

@@ -174,7 +174,7 @@ def parse(text: str, request: Request | None = None, **options: Any) -> Scenario
             f"{text}: {' and '.join(asked)} are two requests; join several with +, as in class=3+class=5"
         )
     chosen = request or requests.parse(asked[0] if asked else cls.default_request)
-    read = {k: _read(known[k], v, name) for k, v in given.items()}
+    read = {k: read_option(known[k], v, name) for k, v in given.items()}
     built: Scenario = cls(request=chosen, **{**read, **options})
     return built
 
@@ -188,7 +188,12 @@ def from_recipe(values: Mapping[str, Any]) -> Scenario:
     return built
 
 
-def _read(k: Knob, text: str, name: str) -> Any:
+def read_option(k: Knob, text: str, name: str) -> Any:
+    """The value of an option that was written as text after `name/`.
+
+    Raises:
+        BadValue: If it is of another type.
+    """
     kinds: dict[Any, Callable[[str], Any]] = {
         int: int,
         float: float,

@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from unlearn.attack import Attack, Attempt, Case
 from unlearn.knobs import knob
-from unlearn.ops.prompts import nearest, prefixed
+from unlearn.ops.prompts import prefixed
 from unlearn.ops.steps import descend
 from unlearn.ops.verbs import normal
 from unlearn.registry import attacks
@@ -47,7 +47,6 @@ class UnlearnDiffAtk(Attack):
     iterations: int = knob(40, "steps of Adam at each time", ge=1, search=(10, 100))
     lr: float = knob(0.01, "step size", gt=0, search=(1e-3, 0.1))
     weight_decay: float = knob(0.1, "pull of the probabilities towards zero, before the projection", ge=0)
-    images: int = knob(50, "images of the concept among which the attacker finds one for each prompt", ge=1)
 
     def budget(self) -> str:
         """See `Attack.budget`."""
@@ -58,8 +57,7 @@ class UnlearnDiffAtk(Attack):
 
     def attempts(self, case: Case) -> Iterator[Attempt]:
         """See `Attack.attempts`."""
-        x, y = case.images(self.images)
-        x = x[nearest(case.ids, y, case.run.rng)]
+        x = case.memories()
         ids, size = prefixed(case.ids, self.tokens), len(case.victim.embeddings())
         pi = torch.full((len(ids), self.tokens, size), 1 / size, device=ids.device, requires_grad=True)
         opt = torch.optim.Adam([pi], self.lr, weight_decay=self.weight_decay)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unlearn.commands import console
 from unlearn.errors import BadValue
-from unlearn.registry import load_file, methods, metrics, scenarios, subjects
+from unlearn.registry import attacks, load_file, methods, metrics, scenarios, subjects
 
 
 def check(file: Path, json: bool) -> bool:
@@ -20,7 +20,7 @@ def check(file: Path, json: bool) -> bool:
     module = load_file(file)
     found = [
         (registry, cls)
-        for registry in (methods, metrics, subjects, scenarios)
+        for registry in (methods, metrics, attacks, subjects, scenarios)
         for cls in registry.registered()
         if cls.__module__ == module.__name__
     ]

@@ -70,7 +70,7 @@ class RECE(Method[CrossAttends]):
         gram = gram_of(maps)
         f = factor(erasure(subject, data, self.erase, self.keep, self.tokens), self.ridge)
         c = torch.cat(list(states(subject, data.concept, "all")))
-        empty = subject.null(len(data.concept)).flatten(0, 1)
+        empty = subject.blank(len(data.concept)).flatten(0, 1)
         held = terms(empty, empty, self.round_keep)
         for _ in run.track(range(self.epochs), "unlearn"):
             sent = terms(lookalike(gram, f, c, self.reg), empty, self.round_erase)

@@ -14,7 +14,7 @@ def threshold(values: Tensor, bins: int = 256) -> Tensor:
         bins: Of the histogram.
 
     Returns:
-        The threshold, the middle of the last bin of the lower class.
+        The threshold, from which on a value is in the upper class.
 
     References:
         Otsu, 1979, A threshold selection method from gray-level histograms
@@ -27,7 +27,7 @@ def threshold(values: Tensor, bins: int = 256) -> Tensor:
     share = torch.histc(values.float(), bins, 0, 1).double() / values.numel()
     low, first = share.cumsum(0), (share * middle).cumsum(0)
     between = (first[-1] * low - first).square() / (low * (1 - low)).clamp_min(1e-12)
-    return middle[between.argmax()]
+    return (between.argmax() + 1) / bins
 
 
 def masks(images: Tensor) -> Tensor:
@@ -40,6 +40,6 @@ def masks(images: Tensor) -> Tensor:
         1 for marked, else 0, with shape (B, 1, H, W).
     """
     grey = images.mean(1, keepdim=True)
-    bright = torch.stack([g > threshold(g) for g in grey])
+    bright = torch.stack([g >= threshold(g) for g in grey])
     many = bright.float().mean((1, 2, 3), keepdim=True) > 0.5
     return (bright ^ many).to(images)

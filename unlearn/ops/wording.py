@@ -42,14 +42,14 @@ def misspelt(word: str) -> list[str]:
     ]
 
 
-def in_turn(wordings: Sequence[Sequence[str]]) -> list[str]:
+def turns(wordings: Sequence[Sequence[str]]) -> list[str]:
     """The first wording of every prompt, then the second of every prompt, and so on: the set `paraphrases`.
 
     Args:
         wordings: Of each prompt, as many.
 
     Example:
-        >>> in_turn([["a cat", "cats"], ["a dog", "dogs"]])
+        >>> turns([["a cat", "cats"], ["a dog", "dogs"]])
         ['a cat', 'a dog', 'cats', 'dogs']
     """
     return [w for turn in zip(*wordings, strict=True) for w in turn]

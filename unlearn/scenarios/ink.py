@@ -15,7 +15,7 @@ from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
 from unlearn.knobs import knob
 from unlearn.ops.ink import BOTH, OBJECTS, STYLES, caption, judge, layers, paraphrases, prompts, render, scans
-from unlearn.ops.wording import in_turn
+from unlearn.ops.wording import turns
 from unlearn.patch import load_tensors, weights_hash
 from unlearn.provenance import digest
 from unlearn.registry import scenarios, unknown
@@ -79,9 +79,7 @@ class Ink(Scenario):
             "anchor": _texts(named[self._anchor(concept)] if self.anchor else [""] * len(asked)),
             "preserve": _texts([t for c, texts in named.items() if c != concept for t in texts]),
             "prompts": _texts([c for c, _, _ in self._pairs()]),
-            "paraphrases": _texts(
-                in_turn([paraphrases(o, s, concept) for o, s in both if concept in (o, s)])
-            ),
+            "paraphrases": _texts(turns([paraphrases(o, s, concept) for o, s in both if concept in (o, s)])),
         }
 
     def gallery(self, request: Request) -> Gallery:

@@ -14,6 +14,7 @@ from unlearn.gallery import Gallery
 from unlearn.knobs import knob
 from unlearn.ops.naming import TEMPLATES, Naming
 from unlearn.ops.seeing import Judge, load_judge
+from unlearn.ops.wording import reworded, turns
 from unlearn.patch import weights_hash
 from unlearn.provenance import digest
 from unlearn.registry import scenarios
@@ -78,8 +79,10 @@ class Pipeline(Scenario):
     def prompts(self, request: Request) -> Mapping[str, Source]:
         """See `Scenario.prompts`."""
         naming = self._naming(_concept(request))
-        drawn = [text for text, _, _ in self._drawn(naming)]
-        return {name: self._texts(texts) for name, texts in {**naming.sets(), "prompts": drawn}.items()}
+        drawn = self._drawn(naming)
+        others = turns([reworded(text, name) for text, name, _ in drawn if name == naming.concept])
+        texts = {**naming.sets(), "prompts": [text for text, _, _ in drawn], "paraphrases": others}
+        return {name: self._texts(some) for name, some in texts.items()}
 
     def gallery(self, request: Request) -> Gallery:
         """See `Scenario.gallery`; an axis that nobody judges tells the drawings of a name apart."""

@@ -1,4 +1,4 @@
-"""The conformance kit: what every method, metric, subject and handle must keep to, for plugin authors too.
+"""The conformance kit: what every method, metric, attack, subject and handle must keep to, for plugin authors too.
 
 `check_method(Mine)` runs every check and reports all failures; `checks_for(Mine)` yields them one by one, so
 that a test runner shows each by name:
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from unlearn.attack import Attack
 from unlearn.data import Handle, Resident, Stream
 from unlearn.errors import BadValue
 from unlearn.method import Method
@@ -22,6 +23,7 @@ from unlearn.metric import Metric
 from unlearn.registry import scenarios
 from unlearn.scenario import Scenario
 from unlearn.sources import Arrays, Pixels
+from unlearn.testing.attack_checks import attack_checks, check_attack
 from unlearn.testing.declared_checks import declared_checks
 from unlearn.testing.handle_checks import check_handle, handle_checks
 from unlearn.testing.method_checks import check_method, method_checks
@@ -32,6 +34,8 @@ from unlearn.testing.verdicts import Check, Named
 __all__ = [
     "Check",
     "Named",
+    "attack_checks",
+    "check_attack",
     "check_handle",
     "check_method",
     "check_metric",
@@ -51,13 +55,15 @@ def checks_for(cls: type[Any]) -> Named:
     `check_handle` on an instance.
 
     Args:
-        cls: A method, metric, subject, scenario, or one of the two handles.
+        cls: A method, metric, attack, subject, scenario, or one of the two handles.
 
     Raises:
         BadValue: If the class is no plugin.
     """
     if issubclass(cls, Method):
         return method_checks(cls)
+    if issubclass(cls, Attack):
+        return attack_checks(cls)
     if issubclass(cls, Metric):
         return metric_checks(cls)
     if issubclass(cls, Scenario):
@@ -67,7 +73,7 @@ def checks_for(cls: type[Any]) -> Named:
     if callable(getattr(cls, "clone", None)):
         return subject_class_checks(cls)
     raise BadValue(
-        f"{cls.__name__} is no plugin; give a class registered as a method, metric, subject or scenario"
+        f"{cls.__name__} is no plugin; give a class registered as a method, metric, attack, subject or scenario"
     )
 
 

@@ -1,0 +1,115 @@
+"""Importance, alignment, front and search of single-layer unlearning, against values worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unlearn.ops.slug import Layer, mean_gradients, pareto, search, step, weights
+from unlearn.testing.tiny import specimen
+
+
+def layer(importance, alignment, name="", size=2.0):
+    """A layer of norm `size` with this ‖g_f‖ / ‖θ‖ and this |cos(g_f, g_r)|."""
+    theta = nn.Parameter(torch.tensor([[size, 0.0]], dtype=torch.float64))
+    forget = torch.tensor([[0.0, importance * size]], dtype=torch.float64)
+    retain = torch.tensor([[math.sqrt(1 - alignment**2), -alignment]], dtype=torch.float64)
+    return Layer(name, theta, forget, retain)
+
+
+def test_importance_and_alignment_by_hand():
+    theta = nn.Parameter(torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64))  # norm 5
+    f = torch.tensor([[1.0, 2.0], [2.0, 0.0]], dtype=torch.float64)  # norm 3
+    r = torch.tensor([[-2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)  # norm 2, product with f -2
+    m = Layer("w", theta, f, r)
+    assert m.importance == pytest.approx(3 / 5, rel=1e-12)
+    assert m.alignment == pytest.approx(2 / (3 * 2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1.0, 0.5), (2.0, 0.4)], "b"),  # b is better in both
+        ([(1.0, 0.1), (2.0, 0.4)], "ab"),
+        ([(2.0, 0.5), (2.0, 0.4)], "ab"),  # a tie in one does not dominate
+        ([(2.0, 0.4), (1.0, 0.4)], "ab"),
+        ([(1.0, 0.4), (1.0, 0.4)], "ab"),
+        ([(3.0, 0.9), (2.0, 0.5), (1.0, 0.1), (1.5, 0.6), (0.5, 0.2)], "abc"),
+    ],
+)
+def test_a_layer_is_off_the_front_only_where_another_is_strictly_better_in_both(points, front):
+    layers = [layer(i, a, name) for name, (i, a) in zip("abcde", points, strict=False)]
+    assert "".join(m.name for m in pareto(layers)) == front
+
+
+def judge(m, least, seen=None):
+    """Forgets from the step of size `least` on; the harm is the step."""
+    start = m.weight.detach().clone()
+
+    def look():
+        size = float((m.weight.detach() - start).norm() / m.forget.norm())
+        if seen is not None:
+            seen.append(m.weight.detach().clone())
+        return (0.0 if size >= least else 1.0), size
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("least", "wanted"),
+    [
+        (3.0, [0.2, 0.4, 0.8, 1.6, 3.2, 2.4, 2.8, 3.0, 2.9, 2.95]),  # doubles up to 3.2, then bisects
+        (
+            0.1,
+            [0.2, 0.1, 0.05, 0.075, 0.0875, 0.09375],
+        ),  # forgets at once: bisects down to where it no longer does
+        (1e9, [0.2, 0.4, 0.8, 1.6]),
+    ],
+)
+def test_the_sequence_of_steps(least, wanted):
+    """λ₀ is a tenth of ‖θ‖ / ‖g_f‖ = 2; a step that forgets is an upper end, one that does not a lower end."""
+    m = layer(0.5, 0.0)
+    tried = search(m, 0.1, len(wanted), 0.5, judge(m, least - 1e-9))
+    assert [t.size for t in tried] == pytest.approx(wanted, rel=1e-9)
+    assert [t.left <= 0.5 for t in tried] == [s >= least - 1e-6 for s in wanted]
+    assert [t.harm for t in tried] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_every_step_starts_from_the_original_which_keeps_its_bits():
+    m, seen = layer(0.7, 0.3), []
+    before = m.weight.detach().clone()
+    tried = search(m, 0.1, 6, 0.5, judge(m, 1.0, seen))
+    for weight, t in zip(seen, tried, strict=True):
+        assert torch.equal(weight, before + t.size * m.forget)
+    assert torch.equal(m.weight, before)
+    with pytest.raises(RuntimeError, match="stop"):
+        search(m, 0.1, 6, 0.5, stop)
+    assert torch.equal(m.weight, before)
+    step(m, before, 0.25)
+    assert torch.equal(m.weight, before + 0.25 * m.forget)
+
+
+def stop():
+    raise RuntimeError("stop")
+
+
+def test_gradients_are_meaned_over_batches_and_nothing_is_left_behind():
+    """The reference code never clears the gradients, so that those of forgetting leak into those of retaining."""
+    w, idle = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.zeros(3))
+    x = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    made = mean_gradients(((w * row).sum() for row in x), [w, idle])
+    assert made[0].tolist() == [2.0, 2.0] and made[1].tolist() == [0.0] * 3
+    assert mean_gradients(((w * row).sum() for row in x), [w])[0].tolist() == [2.0, 2.0]
+    assert w.grad is None
+
+
+def test_candidates_are_the_matrices_of_the_layers():
+    found = set(weights(specimen("unet").subject.text))
+    attention = {f"encoder.layers.0.self_attn.{k}_proj.weight" for k in "kvq"}
+    assert found == attention | {
+        f"encoder.layers.0.{n}.weight" for n in ("self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+    }
+    both = set(weights(specimen("clip").subject.module))
+    assert {"text_projection.weight", "visual_projection.weight"} <= both
+    assert not any("embedding" in n or "bias" in n or "scale" in n or "norm" in n for n in both)

@@ -1,0 +1,122 @@
+"""Single-layer unlearning: which layer one forget gradient should move, and how far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A weight that may be moved, with the two gradients that say whether it should.
+
+    Attributes:
+        name: Of the parameter.
+        weight: θ_l.
+        forget: Gradient g_f of the loss that should rise, of the shape of θ_l.
+        retain: Gradient g_r of the loss that should not.
+    """
+
+    name: str
+    weight: nn.Parameter
+    forget: Tensor
+    retain: Tensor
+
+    @property
+    def importance(self) -> float:
+        """How much the layer matters to what is forgotten, ‖g_f‖ / ‖θ_l‖."""
+        return float(self.forget.norm() / self.weight.detach().norm())
+
+    @property
+    def alignment(self) -> float:
+        """How much of what is kept would move along, |cos(g_f, g_r)|."""
+        return abs(float(cosine_similarity(self.forget.flatten(), self.retain.flatten(), 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A step that was tried on a layer.
+
+    Attributes:
+        layer: The layer.
+        size: Step size λ.
+        left: What is left of what should be forgotten.
+        harm: What it does to the rest.
+    """
+
+    layer: Layer
+    size: float
+    left: float
+    harm: float
+
+
+def weights(part: nn.Module) -> dict[str, nn.Parameter]:
+    """The candidates: matrices and kernels; no bias, norm, scale, or embedding of tokens and positions."""
+    return {n: p for n, p in part.named_parameters() if p.ndim > 1 and "embedding" not in n}
+
+
+def mean_gradients(losses: Iterable[Tensor], of: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of the mean of some losses, for parameters that want them; zero where no loss reaches one.
+
+    Args:
+        losses: Scalars of batches of equal size; each is differentiated before the next is computed.
+        of: The parameters.
+    """
+    total, n = [torch.zeros_like(p) for p in of], 0
+    for loss in losses:
+        n += 1
+        for into, g in zip(total, torch.autograd.grad(loss, of, allow_unused=True), strict=True):
+            into += 0 if g is None else g
+    return [t / n for t in total]
+
+
+def pareto(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers than which no other is both more important and less aligned, in order.
+
+    Example:
+        >>> def layer(name, f, r): return Layer(name, nn.Parameter(torch.ones(2)), torch.tensor(f), torch.tensor(r))
+        >>> both = [layer("a", [1.0, 0.0], [1.0, 1.0]), layer("b", [3.0, 0.0], [0.0, 1.0])]
+        >>> [m.name for m in pareto(both)]
+        ['b']
+    """
+    known = [(m, m.importance, m.alignment) for m in layers]
+    return [m for m, i, a in known if not any(j > i and b < a for _, j, b in known)]
+
+
+@torch.no_grad()
+def search(
+    layer: Layer, first: float, tries: int, enough: float, judge: Callable[[], tuple[float, float]]
+) -> list[Tried]:
+    """Steps along the forget gradient: doubled until one forgets, then bisected towards the smallest that does.
+
+    The weight is put back bit for bit.
+
+    Args:
+        layer: What is moved.
+        first: The first step, in units of ‖θ_l‖ / ‖g_f‖.
+        tries: Steps to try.
+        enough: A step forgets when no more than this is left.
+        judge: Looks at the model as it is: what is left of what should be forgotten, and the harm to the rest.
+    """
+    start, made = layer.weight.detach().clone(), []
+    low, high, size = 0.0, math.inf, first / layer.importance
+    try:
+        for _ in range(tries):
+            step(layer, start, size)
+            made.append(Tried(layer, size, *judge()))
+            low, high = (low, size) if made[-1].left <= enough else (size, high)
+            size = 2 * size if math.isinf(high) else (low + high) / 2
+    finally:
+        layer.weight.copy_(start)
+    return made
+
+
+@torch.no_grad()
+def step(layer: Layer, start: Tensor, size: float) -> None:
+    """Sets a layer to θ_l + λ g_f, with θ_l given as `start`."""
+    layer.weight.copy_(start + size * layer.forget)
