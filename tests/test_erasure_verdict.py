@@ -102,12 +102,92 @@ def test_few_drawings_are_said_to_be_few():
     assert "roughly" not in said(erasure(half=0.01)).text
 
 
-def test_an_attack_that_was_tried_is_named():
-    attack = Score(name="attack/prompts", metric="attack", value=0.4, aim=Aim.DOWN)
-    one = erasure()
-    found = said(one.model_copy(update={"scores": (*one.scores, attack)}))
-    assert "Attacks were tried, and do not count in this verdict: attack." in found.text
+def attacked(made, oracle=True, **found):
+    """A report with attacks, each given as shares of prompts: without, with, and the oracle's with."""
+    more = []
+    for name, (pre, post, reference) in found.items():
+        for when, value, beside in (("pre", pre, 0.0), ("post", post, reference)):
+            more.append(Score(name=f"attack/{name}/{when}", metric=name, value=value, aim=Aim.DOWN,
+                              reference=beside if oracle else None))  # fmt: skip
+    return made.model_copy(update={"scores": (*made.scores, *more)})
+
+
+BACK = "Erased, but attacks bring it back"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "post", "reference", "words"),
+    [
+        (True, 0.16, 0.05, BACK),
+        (True, 0.15, 0.05, "Erased, neighbours intact"),
+        (True, 0.6, 0.55, "Erased, neighbours intact"),
+        (True, 0.3, None, BACK),
+        (False, 0.11, None, BACK),
+        (False, 0.1, None, "Erased, neighbours intact"),
+        (False, None, None, "Erased, neighbours intact"),
+    ],
+)
+def test_an_attack_counts_from_ten_points_above_the_oracle_or_above_none_on(oracle, post, reference, words):
+    found = said(attacked(erasure(oracle=oracle, changes=None if oracle else {"ua": (0.96, 0.02, None)}),
+                          oracle, inversion=(0.0, post, reference)))  # fmt: skip
+    assert found.words == words
+    assert found.kind == ("partly" if words == BACK else "forgotten")
+
+
+def test_one_attack_that_succeeds_is_enough_and_all_are_stated():
+    found = said(attacked(erasure(), quantise=(0.05, 0.05, 0.0), inversion=(0.05, 0.75, 0.02)))
+    assert found.words == BACK
+    assert (
+        "Prompts that show the concept without and with an attack: quantise 5.0 % and 5.0 %, on the oracle 0.0 % and "
+        "0.0 %; inversion 5.0 % and 75.0 %, on the oracle 0.0 % and 2.0 %." in found.text
+    )
     assert "No attack" not in found.text
+    alone = said(attacked(erasure(oracle=False), oracle=False, inversion=(0.05, 0.75, None)))
+    assert "with an attack: inversion 5.0 % and 75.0 %." in alone.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"ua": (0.5, 0.02, 0.98)}, "not"),
+        ({"in-domain": (0.47, 0.96, 0.95)}, "destroyed"),
+        ({"ua": (0.97, 0.94, 0.98)}, "unknown"),
+    ],
+)
+def test_attacks_change_no_verdict_on_a_concept_that_is_not_gone(changes, kind):
+    plain, hit = erasure(changes=changes), (0.0, 0.9, 0.0)
+    assert said(plain).words == said(attacked(plain, inversion=hit)).words
+    assert said(attacked(plain, inversion=hit)).kind == kind
+
+
+def test_a_price_is_still_told_where_attacks_bring_the_concept_back():
+    found = said(attacked(erasure(changes={"in-domain": (0.8, 0.96, 0.95)}), inversion=(0.0, 0.9, 0.0)))
+    assert found.words == BACK
+    assert "The neighbours suffered" in found.text
+
+
+def test_the_mean_over_seeds_decides():
+    reports = [
+        attacked(erasure(seed=k), inversion=(0.0, post, 0.0)) for k, post in enumerate((0.05, 0.05, 0.3))
+    ]
+    assert said(*reports).words == BACK
+    assert said(*reports[:2]).words == "Erased, neighbours intact"
+
+
+def test_relearning_is_no_attack_that_counts():
+    one = erasure()
+    timed = Score(name="relearn/steps", metric="relearn", value=1.0, aim=Aim.MATCH)
+    found = said(one.model_copy(update={"scores": (*one.scores, timed)}))
+    assert found.words == "Erased, neighbours intact"
+    assert "How fast the concept is relearnt was measured, and does not count" in found.text
+
+
+def test_several_methods_are_sorted_by_what_attacks_reached():
+    found = overall(groups([attacked(erasure(), inversion=(0.0, 0.05, 0.0)),
+                            attacked(erasure("uce"), inversion=(0.0, 0.8, 0.0))]))  # fmt: skip
+    assert found.words == "1 of 2 erased and left the neighbours intact"
+    assert f"{BACK}: uce." in found.text
+    assert found.text.endswith("Attacks were tried: inversion.")
 
 
 def test_the_verdict_on_several_counts_them():
@@ -125,7 +205,7 @@ def test_each_page_states_the_rules_that_it_used():
     both = criteria(groups([erasure(), report()]))
     assert CRITERIA in both
     assert OTHERS in both
-    for number in ("95 %", "5 points", "0.5 times"):
+    for number in ("95 %", "5 points", "0.5 times", "10 points more", "10 % where there is no oracle"):
         assert number in CRITERIA
 
 

@@ -12,31 +12,24 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from unlearn.commands import console, patches
+from unlearn.commands import attacks, console, evaluate, patches
+from unlearn.commands.words import (
+    LARGEST_SEED,
+    Device,
+    Fresh,
+    Json,
+    Minutes,
+    Page,
+    Plugins,
+    StorePath,
+    load_plugins,
+    own,
+    tried,
+)
 from unlearn.errors import UnlearnError
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-StorePath = Annotated[
-    Path | None,
-    typer.Option(
-        "--store", envvar="UNLEARN_STORE", help="Folder of results; default: the user's cache folder."
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Page = Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")]
-Minutes = Annotated[float | None, typer.Option(help="Time that one unlearning call may take.", min=0)]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")]
-Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="Python file that registers methods or metrics.")
-]
-LARGEST_SEED = 2**32 - 1  # of NumPy's generator
 ERASER = "esd"  # method of `unlearn erase` where none is named
-LISTINGS = ("methods", "metrics", "scenarios")
-
-
-def own(text: str) -> Any:
-    """An option about the user's own model and data."""
-    return typer.Option(help=text, rich_help_panel="Your own model and data")
+LISTINGS = ("methods", "metrics", "attacks", "scenarios")
 
 
 def fixed(what: str) -> Any:
@@ -109,6 +102,7 @@ def erase(
     scenario: Annotated[str, typer.Option(help="Scenario that draws, with its options.")] = "ink",
     seed: Annotated[int, typer.Option(help="Seed.", min=0, max=LARGEST_SEED)] = 0,
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas.")] = "erasure,memory,run-time,read",
+    attack: Annotated[list[str] | None, tried()] = None,
     plugin: Plugins = None,
     model: Annotated[str | None, own("Folder of a diffusers pipeline, or hub name.")] = None,
     preserve: Annotated[list[str] | None, own("What must stay; may be given several times.")] = None,
@@ -135,9 +129,13 @@ def erase(
     given = {"model": model, "preserve": joined, "anchor": anchor, "judge": judge}
     if out is not None:
         runs.vacant(out)
+    tries = api.build_attacks(attack or ())
+    asked = runs.erasing(scenario, concepts, given)
+    if tries:
+        runs.judged(asked)
     job = runs.Job(
-        runs.erasing(scenario, concepts, given), [api.build_method(method, values.get(method, {}))],
-        api.joint_seeds(seed, 1), api.chosen(split_names(metrics)), 1, html, out, json,
+        asked, [api.build_method(method, values.get(method, {}))],
+        api.joint_seeds(seed, 1), [*api.chosen(split_names(metrics)), *tries], 1, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:
         results = job.run(api.bench(store, device, bars, minutes=minutes, fresh=fresh))
@@ -160,6 +158,14 @@ def metrics_(json: Json = False, plugin: Plugins = None) -> None:
     listings.every("metrics", json)
 
 
+def attacks_(json: Json = False, plugin: Plugins = None) -> None:
+    """List the attacks that try to bring an erased concept back."""
+    from unlearn.commands import listings
+
+    load_plugins(plugin)
+    listings.every("attacks", json)
+
+
 def scenarios_(json: Json = False, plugin: Plugins = None) -> None:
     """List the scenarios and how requests are written."""
     from unlearn.commands import listings
@@ -170,7 +176,7 @@ def scenarios_(json: Json = False, plugin: Plugins = None) -> None:
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="A method, metric or scenario.", autocompletion=lambda: _names())
+        str, typer.Argument(help="A method, metric, attack or scenario.", autocompletion=lambda: _names())
     ],
     json: Json = False,
     plugin: Plugins = None,
@@ -277,14 +283,6 @@ def purge(
     housekeeping.purge(request, seed, store, json)
 
 
-def load_plugins(paths: Sequence[Path] | None) -> None:
-    """Imports the files that `--plugin` names."""
-    from unlearn.registry import load_file
-
-    for path in paths or ():
-        load_file(path)
-
-
 def _names() -> list[str]:
     from unlearn.registry import methods
 
@@ -304,8 +302,9 @@ def build(argv: Sequence[str] = ()) -> typer.Typer:
     asked = argv[0] if argv else ""
     app.command("run")(with_method_options(run, words_of(argv) if asked == "run" else []))
     app.command("erase")(with_method_options(erase, words_of(argv, ERASER) if asked == "erase" else []))
-    for name, function in (("methods", methods_), ("metrics", metrics_), ("scenarios", scenarios_), ("show", show),
-                           ("report", report), ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
+    for name, function in (("methods", methods_), ("metrics", metrics_), ("attacks", attacks_), ("scenarios", scenarios_),
+                           ("show", show), ("attack", attacks.attack), ("evaluate", evaluate.evaluate), ("report", report),
+                           ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
         app.command(name)(function)
     store = typer.Typer(no_args_is_help=True, help="Look after the folder of results.")
     for command in (ls, verify, gc, purge):

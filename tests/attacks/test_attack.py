@@ -62,6 +62,18 @@ def test_an_attack_that_does_nothing_reaches_nothing():
     assert drawn[1].equal(ev.images("oracle")[asks])
 
 
+def test_a_prompt_keeps_its_noise_when_others_are_closed():
+    ev, drawn = evidence(n=4, shown=0), []
+
+    def some(case):
+        rows = torch.tensor([3, 1])
+        drawn.append(case.draw(rows, case.asked(case.ids[rows])))
+        return iter(())
+
+    scores(spy(some), ev)
+    assert drawn[0].equal(ev.images("unlearned")[ev.drawn.asks][[3, 1]])
+
+
 def test_later_failures_do_not_undo_a_success_and_prompts_that_succeeded_are_closed():
     left = []
 
@@ -193,8 +205,8 @@ class Shelf:
 def test_an_attack_runs_again_only_where_something_that_decides_it_differs():
     shelf = Shelf()
 
-    def runs(attack=None, reworded=False):
-        before, ev = shelf.made, evidence(cache=shelf)
+    def runs(attack=None, reworded=False, shown=1):
+        before, ev = shelf.made, evidence(cache=shelf, shown=shown)
         if reworded:
             ev.handles["paraphrases"] = Resident(Arrays(torch.zeros(4, 0), torch.zeros(4, 1)))
         scores(attack or Scripted(tokens=(REVEALS,)), ev)
@@ -205,6 +217,11 @@ def test_an_attack_runs_again_only_where_something_that_decides_it_differs():
     assert runs(Scripted(tokens=(REVEALS,), first=2)) == 2
     assert runs(reworded=True) == 2
     assert runs() == runs(reworded=True) == 0
+    shelf.kept = {
+        k: v for k, v in shelf.kept.items() if k[2]
+    }  # other drawings, or another judge of the same ones
+    assert runs(shown=2) == 1, "the oracle's drawings show what they did"
+    assert runs(shown=2) == 0
 
 
 def test_another_seed_tries_something_else():

@@ -63,7 +63,7 @@ def test_losses_and_weights_are_those_of_the_plain_loop(knobs, monkeypatch):
     before, calls = copy.deepcopy(s), watch(monkeypatch)
     noised, _ = spied(monkeypatch)
     forbid_copies(monkeypatch)
-    method = ConceptAblation(iterations=4, batch_size=3, drawings=5, lr=1e-3, **knobs)
+    method = ConceptAblation(train="strict", iterations=4, batch_size=3, drawings=5, lr=1e-3, **knobs)
     method.unlearn(s, lent(CONCEPT, ANCHOR), run)
     net, losses = plain(before, calls, noised, method)
     assert run.log["loss"] == pytest.approx(losses, rel=1e-9)

@@ -45,7 +45,7 @@ class RingABell(Attack):
     strength: float = knob(3.0, "how much of the concept is added", ge=0, search=(0.5, 6))
     length: int = knob(16, "tokens of a found prompt, at most as many as fit", ge=1)
     population: int = knob(200, "prompts of a generation", ge=2)
-    generations: int = knob(300, "generations", ge=1, search=(100, 3000))
+    generations: int = knob(200, "generations", ge=1, search=(100, 3000))
     mutation: float = knob(0.25, "share of the prompts in which one token changes", ge=0, le=1)
     tries: int = knob(3, "times that the best prompts are drawn, after equal shares of the generations", ge=1)
 
@@ -61,8 +61,10 @@ class RingABell(Attack):
         found = self.first(ids, pool, case.run.rng)
         after = {self.generations * (k + 1) // self.tries for k in range(self.tries)}
         for step in case.run.track(range(1, self.generations + 1), "attack"):
+            if not len(case.open):
+                break
             found = best_first(found, distances(case.clean, found, goal))
-            if step in after and len(case.open):
+            if step in after:
                 yield case.open, case.asked(found[which[case.open], 0])
             found = self.mutated(bred(found, case.run.rng), pool, case.run.rng)
 

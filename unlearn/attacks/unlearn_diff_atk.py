@@ -27,8 +27,8 @@ class UnlearnDiffAtk(Attack):
 
         L = mean (f(z_t, t, [u E; prompt]) − target)²,    π ← P(Adam(π, ∂L/∂u))
 
-    where z is an image that shows the concept and P projects onto the simplex. The times t come one after the other,
-    each for some steps; after each, the likeliest tokens are drawn.
+    where z is what the original draws for the prompt and P projects onto the simplex. The times t come one after the
+    other, from little noise to much, each for some steps; after each, the likeliest tokens are drawn.
 
     References:
         Zhang et al., 2023, To generate or not? Safety-driven unlearned diffusion models are still easy to generate
@@ -36,10 +36,9 @@ class UnlearnDiffAtk(Attack):
         Duchi et al., 2008, Efficient projections onto the l1-ball for learning in high dimensions, ICML
 
     Differences from the authors' released code:
-        Theirs takes 50 times from 10 to 990, bisects for the threshold of the projection to within 1e-5, clips ∂L/∂u to
-        [-1, 1], draws from the noise of the target image, and draws the prompt that the tokens spell, which may
-        be read as other tokens. Ours finds the threshold exactly, clips nothing, draws from new noise, and draws the tokens.
-        The target image is a real one whose prompt is like the attacked one, so the original model is not used.
+        Theirs takes 50 times from 10 to 990, with 3 tokens for objects, bisects for the threshold of the projection to
+        within 1e-5, clips ∂L/∂u to [-1, 1], and draws the text that the tokens spell, which may
+        be read as other tokens. Ours finds the threshold exactly, clips nothing and draws the tokens themselves.
     """
 
     tokens: int = knob(5, "tokens before the prompt", ge=1)
@@ -62,14 +61,14 @@ class UnlearnDiffAtk(Attack):
         pi = torch.full((len(ids), self.tokens, size), 1 / size, device=ids.device, requires_grad=True)
         opt = torch.optim.Adam([pi], self.lr, weight_decay=self.weight_decay)
         for t in case.run.track(spread_times(case, self.times), "attack"):
-            rows = case.open
-            for _ in range(self.iterations if len(rows) else 0):
+            if not len(rows := case.open):
+                break
+            for _ in range(self.iterations):
                 with torch.enable_grad():
                     descend(opt, denoising_loss(case, x[rows], t, ids[rows], pi[rows]))
                 with torch.no_grad():
                     pi.copy_(on_simplex(pi))
-            if len(rows):
-                yield rows, case.asked(with_prefix(ids[rows], pi[rows].argmax(2)))
+            yield rows, case.asked(with_prefix(ids[rows], pi[rows].argmax(2)))
 
 
 def spread_times(case: Case, n: int) -> Tensor:
@@ -93,8 +92,7 @@ def denoising_loss(case: Case, x: Tensor, t: Tensor, ids: Tensor, pi: Tensor) ->
     said = with_prefix(ids, u.argmax(2))
     table = case.victim.embeddings().detach()
     embedded = table[said]
-    k = pi.shape[1]
-    embedded = torch.cat([embedded[:, :1], u @ table, embedded[:, k + 1 :]], 1)
+    embedded = torch.cat([embedded[:, :1], u.to(table) @ table, embedded[:, pi.shape[1] + 1 :]], 1)
     out = case.victim.predict(z, t.expand(len(x)), case.victim.encode_embedded(embedded, said))
     return (out - goal).square().flatten(1).mean(1).sum()
 

@@ -14,6 +14,7 @@ from unlearn.registry import Listing
 REGISTRIES: dict[str, registry.Registry[Any]] = {
     "methods": registry.methods,
     "metrics": registry.metrics,
+    "attacks": registry.attacks,
     "scenarios": registry.scenarios,
 }
 REQUESTS = (
@@ -23,7 +24,7 @@ REQUESTS = (
 
 
 def every(kind: str, json: bool) -> None:
-    """Prints all methods, metrics or scenarios."""
+    """Prints all methods, metrics, attacks or scenarios."""
     if kind == "methods":
         _methods(json)
     else:
@@ -44,7 +45,7 @@ def _methods(json: bool) -> None:
 
 
 def _plain(kind: str, json: bool) -> None:
-    """Prints metrics or scenarios."""
+    """Prints metrics, attacks or scenarios."""
     found = REGISTRIES[kind].listings()
     if json:
         console.say_json([_entry(m) for m in found])
@@ -75,12 +76,21 @@ def show(name: str, json: bool) -> None:
         console.say("")
         for line in _facts(cls, listing):
             console.say(line)
+    if kind == "attacks":
+        console.say(
+            f"\nBudget: {cls().budget()}; another is written as {name}/{knobs[0].name}={knobs[0].default}"
+        )
     if knobs:
         console.say("")
         console.table(
             ["option", "default", "allowed", "meaning"],
-            [(f"--{k.name.replace('_', '-')}", str(k.default), k.allowed, k.doc) for k in knobs],
+            [(_option(k.name, kind), str(k.default), k.allowed, k.doc) for k in knobs],
         )
+
+
+def _option(name: str, kind: str) -> str:
+    """A field as it is written on the command line."""
+    return f"--{name.replace('_', '-')}" if kind == "methods" else f"{name}="
 
 
 def _facts(cls: Any, listing: Listing) -> Iterator[str]:

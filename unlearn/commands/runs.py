@@ -26,6 +26,7 @@ from unlearn.report.summary import groups
 from unlearn.request import KINDS, ForgetConcept, ForgetSequence
 from unlearn.runtime import within_memory
 from unlearn.scenario import Scenario, Seeds, parse
+from unlearn.scenario import steps as in_turn
 from unlearn.store import Store
 from unlearn.subject import Subject
 
@@ -119,6 +120,20 @@ def erasing(text: str, concepts: Sequence[str], own: Mapping[str, Any]) -> Scena
                 f"scenario {built.name!r} draws nothing, so no concept can be erased; choose one that draws, such as ink"
             )
     return built
+
+
+def judged(scenario: Scenario) -> None:
+    """Refuses a scenario in which nobody looks whether a drawing shows the concept.
+
+    Raises:
+        BadValue: If there is no such judge; nothing is drawn before.
+    """
+    for request in in_turn(scenario.request):
+        gallery = scenario.gallery(request)
+        if gallery is None or gallery.axis not in gallery.judges:
+            raise BadValue(
+                "an attack needs a judge that sees whether a drawing shows the concept; name an image classifier with --judge"
+            )
 
 
 def vacant(out: Path) -> None:

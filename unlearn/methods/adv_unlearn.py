@@ -62,11 +62,11 @@ class AdvUnlearn(Method[Prompted]):
         ),
     }  # fmt: skip
 
-    iterations: int = knob(60, "steps of Adam over the text encoder", ge=1, search=(30, 1000))
+    iterations: int = knob(100, "steps of Adam over the text encoder", ge=1, search=(30, 1000))
     lr: float = knob(1e-3, "step size over the text encoder", gt=0, search=(1e-5, 2e-3))
     batch_size: int = knob(4, "latents of the concept in an iteration", ge=1)
     warmup: int = knob(12, "iterations before the first attack", ge=0)
-    attack_steps: int = knob(5, "steps of Adam over δ in an iteration", ge=1, search=(1, 30))
+    attack_steps: int = knob(3, "steps of Adam over δ in an iteration", ge=1, search=(1, 30))
     attack_lr: float = knob(1e-2, "step size over δ", gt=0, search=(1e-3, 1e-1))
     prefix: int = knob(1, "tokens in δ", ge=1)
     init: Literal["latest", "random"] = knob(

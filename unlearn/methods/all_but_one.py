@@ -53,7 +53,7 @@ class AllButOne(Method[Denoises]):
         "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
     )
     iterations: int = knob(60, "steps of Adam", ge=1, search=(20, 1000))
-    lr: float = knob(5e-4, "step size of Adam", gt=0, search=(1e-5, 2e-3))
+    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 2e-3))
     batch_size: int = knob(8, "latents in an iteration", ge=1)
     hold: float = knob(1.0, "weight λ of the unconditional prediction", ge=0, search=(0.1, 10.0))
     reference: Reference = knob(

@@ -61,10 +61,10 @@ class ConceptAblation(Method[Noises]):
     }
 
     train: Trained = knob(
-        "strict", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
+        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
     )
     iterations: int = knob(100, "steps of AdamW", ge=1, search=(20, 1000))
-    lr: float = knob(5e-4, "step size of AdamW", gt=0, search=(1e-6, 2e-3))
+    lr: float = knob(2e-4, "step size of AdamW", gt=0, search=(1e-6, 2e-3))
     batch_size: int = knob(8, "noisy drawings in an iteration", ge=1)
     drawings: int = knob(64, "drawings of anchor prompts", ge=1)
     guidance: float = knob(3.0, "scale of guidance while the anchors are drawn", ge=0)

@@ -53,11 +53,15 @@ class ForgetMeNot(Method[AttendsToExamples]):
         ),
     }
 
+    expected_failures: ClassVar = {
+        "concept": "Steps that forget a digit of the embedded pipeline harm other digits and inks as much; the default forgets little."
+    }
+
     train: Trained = knob(
         "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
     )
     iterations: int = knob(35, "steps of AdamW", ge=1, search=(10, 200))
-    lr: float = knob(1e-4, "step size of AdamW", gt=0, search=(1e-6, 1e-3))
+    lr: float = knob(3e-4, "step size of AdamW", gt=0, search=(1e-6, 1e-3))
     batch_size: int = knob(8, "images in an iteration", ge=1)
     norm: Literal["layers", "joint"] = knob("layers", "sum of the norms of all layers, or one norm over them")
     ends: bool = knob(False, "take end-of-text tokens for the concept's too")

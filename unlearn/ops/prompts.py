@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from unlearn.errors import Mismatch
+from unlearn.errors import BadValue, Mismatch
 
 
 def word_of(ids: Tensor, others: Tensor) -> Tensor:
@@ -39,11 +39,18 @@ def prefixed(ids: Tensor, k: int) -> Tensor:
         ids: With shape (N, L); the first token begins, the last ends or pads.
         k: Tokens to make room for; they are copies of the begin token until something replaces them.
 
+    Raises:
+        BadValue: If no token of a prompt would be left.
+
     Example:
         >>> prefixed(torch.tensor([[0, 5, 3, 1, 1]]), 2).tolist()
         [[0, 0, 0, 5, 1]]
     """
     length = ids.shape[1]
+    if k > length - 3:
+        raise BadValue(
+            f"{k} tokens before prompts of {length} leave no room for the prompts; take at most {length - 3}"
+        )
     room = ids[:, :1].expand(-1, k + 1)
     return torch.cat([room, ids[:, 1 : length - k - 1], ids[:, -1:]], 1)
 

@@ -105,7 +105,7 @@ def _network() -> nn.Module:
         sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, num_class_embeds=len(CLASSES) + 1,
     )  # fmt: skip
-    nn.init.normal_(net.class_embedding.weight, std=0.02)
+    nn.init.normal_(net.class_embedding.weight, std=0.1)
     made: nn.Module = net
     return made
 
