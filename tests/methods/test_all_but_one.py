@@ -118,9 +118,11 @@ def drift(hold):
     s = subject()
     z, t = points(seed=7)
     cond = told(s, CONCEPT)
-    before = scores(s, z, t, cond)
+    with torch.no_grad():
+        before = scores(s, z, t, cond)
     AllButOne(hold=hold, iterations=40, lr=1e-3).unlearn(s, lent(CONCEPT, NOTHING), Run())
-    after = scores(s, z, t, cond)
+    with torch.no_grad():
+        after = scores(s, z, t, cond)
     free = float((after[0] - before[0]).square().mean())
     return free, float((after[1] - after[0]).square().mean() / (before[1] - before[0]).square().mean())
 
