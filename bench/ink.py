@@ -111,7 +111,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--concepts", nargs="*", default=CONCEPTS)
-    parser.add_argument("--methods", nargs="*", default=fitting("text-to-image"))
+    parser.add_argument("--methods", nargs="*", default=[n for n in fitting("text-to-image") if n != "given"])
     parser.add_argument("--attacks", nargs="*", default=ATTACKS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
     parser.add_argument("--store", type=Path, default=None)

@@ -10,7 +10,7 @@ from terminal import refused
 from test_seeing import saved as save_judge
 
 import unlearn
-from unlearn import api
+from unlearn import api, cli
 from unlearn.attacks.inversion import Inversion
 from unlearn.errors import BadValue, Mismatch, UnknownName
 from unlearn.evals.accuracy import Accuracy
@@ -229,6 +229,7 @@ def test_attacks_are_listed_and_explained(unlearn):
     code, out, _ = unlearn("attacks")
     assert code == 0
     assert "inversion" in out
+    assert cli._listing(["attacks"]), "a plain table does not wait for the parser"
     listed = json.loads(unlearn("attacks", "--json")[1])
     assert [a["name"] for a in listed] == api.registry.attacks.names()
     assert all(a["summary"] and a["reference"] for a in listed)
