@@ -229,7 +229,6 @@ def test_attacks_are_listed_and_explained(unlearn):
     code, out, _ = unlearn("attacks")
     assert code == 0
     assert "inversion" in out
-    assert cli._listing(["attacks"]), "a plain table does not wait for the parser"
     listed = json.loads(unlearn("attacks", "--json")[1])
     assert [a["name"] for a in listed] == api.registry.attacks.names()
     assert all(a["summary"] and a["reference"] for a in listed)
@@ -238,6 +237,7 @@ def test_attacks_are_listed_and_explained(unlearn):
         assert word in shown
     assert "--iterations" not in shown
     assert json.loads(unlearn("show", "inversion", "--json")[1])["kind"] == "attack"
+    assert cli._listing(["attacks"]), "a plain table does not wait for the parser"
 
 
 def test_somebodys_attack_is_checked_and_used(unlearn, tmp_path, at, erased):

@@ -20,7 +20,7 @@ from unlearn.registry import attacks
 
 @attacks.register("p4d")
 class P4D(Attack):
-    """Searches prompts with which the erased model predicts what the original predicts for the attacked ones.
+    """Searches prompts with which the erased model predicts what the original does for the asked ones.
 
     The weights stay as they are. Some tokens of each prompt are free. AdamW moves a vector p for each of them, the
     model reads the token of the most similar direction, proj(p), and what would move that token's embedding moves p:

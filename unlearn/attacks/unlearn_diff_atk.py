@@ -37,8 +37,8 @@ class UnlearnDiffAtk(Attack):
 
     Differences from the authors' released code:
         Theirs takes 50 times from 10 to 990, with 3 tokens for objects, bisects for the threshold of the projection to
-        within 1e-5, clips ∂L/∂u to [-1, 1], and draws the text that the tokens spell, which may
-        be read as other tokens. Ours finds the threshold exactly, clips nothing and draws the tokens themselves.
+        within 1e-5, clips ∂L/∂u to [-1, 1], and draws the text that the tokens spell, which may be read as other
+        tokens. Ours finds the threshold exactly, clips nothing and draws the tokens themselves.
     """
 
     tokens: int = knob(5, "tokens before the prompt", ge=1)
