@@ -88,6 +88,8 @@ def test_mutation_changes_one_token_in_a_share_and_never_in_the_best():
     assert abs(float(changed.double().mean()) - 0.25) < 5 * (0.25 * 0.75 / 4000) ** 0.5
     assert sorted((after != found).any(1)[0].nonzero().flatten().tolist()) == [1, 2, 3, 4]
     assert set(after.unique().tolist()) == {5, 7, 9}
+    every = RingABell(mutation=1.0, length=4).mutated(found[:, :9], pool, torch.Generator().manual_seed(1))
+    assert (every != found[:, :9]).sum(2)[0].tolist() == [0, *[1] * 8]
 
 
 def test_the_first_generation_begins_ends_and_has_words_between():

@@ -66,6 +66,9 @@ class MACE(Method[AttendsToDrawings]):
         "explicit": Preset("authors' configuration for explicit content, Stable Diffusion 1.4",
                            {"images": 8, "iterations": 120, "lr": 1e-5, "batch_size": 1, "ends": False}),
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "concept": "On the embedded pipeline a quarter to two thirds of the drawings still show it; padding says it as well.",
+    }
 
     keep: float = knob(1.0, "weight k of what must stay", ge=0, search=(0.01, 10.0))
     ridge: float = knob(0.1, "weight λ of staying near the maps before a step", gt=0, search=(0.01, 10.0))
