@@ -271,9 +271,33 @@ def test_soft_prompts_of_sdxl_reach_both_encoders():
     assert all(torch.equal(cond[n], plainly[n]) for n in cond)
     for name in ("states", "pooled"):
         grad = torch.autograd.grad(cond[name].sum(), embedded, retain_graph=True)[0]
-        assert grad[:, pipelines.TOKENS :, 16:].any(), name
+        assert grad[:, :3, 16:].any() and not grad[0, -1, 16:].any(), name  # its padding is its own
     first = torch.autograd.grad(cond["states"][:, :, :16].sum(), embedded)[0]
-    assert first[:, : pipelines.TOKENS, :16].any() and not first[:, pipelines.TOKENS :].any()
+    assert first[:, :, :16].any() and not first[:, :, 16:].any()
+
+
+def test_the_second_encoder_of_sdxl_has_padding_of_its_own():
+    """The released pipeline pads prompts for its second encoder with another token than the end of text."""
+    import copy
+
+    other = copy.deepcopy(pipelines.clip_words())
+    other.pad_token = "a"
+    pipe = pipelines.build("sdxl", tokenizer_2=other)
+    found = subject_of(pipe, Drawing(STEPS, GUIDANCE))
+    s, texts = found.subject, ["a cat", "a picture of the dog"]
+    said = s.encode(batch(found, texts))
+    states, _, pooled, _ = pipe.encode_prompt(texts, do_classifier_free_guidance=False)
+    assert torch.allclose(said["states"], states, atol=1e-6) and torch.allclose(
+        said["pooled"], pooled, atol=1e-6
+    )
+    b = batch(found, texts)
+    embedded = s.encode_embedded(s.embeddings()[b.y].detach(), b.y)
+    assert all(torch.equal(embedded[n], said[n]) for n in said)
+
+
+def test_tokenizers_of_sdxl_that_split_differently_are_refused():
+    with pytest.raises(Mismatch, match=r"split prompts differently, which is not supported; give it two"):
+        subject_of(pipelines.build("sdxl", tokenizer_2=pipelines.t5_words()))
 
 
 def test_encoders_with_different_vocabularies_share_no_embedding():
@@ -283,7 +307,7 @@ def test_encoders_with_different_vocabularies_share_no_embedding():
         found.subject.embeddings()
 
 
-def test_words_of_sdxl_end_where_the_first_tokenizer_says():
+def test_words_of_sdxl_end_where_a_prompt_does():
     found = loaded("sdxl")
     states, last = found.subject.words(batch(found, ["cat", "a picture of the dog", ""]))
     assert states.shape == (3, 12, 40) and last.tolist() == [1, 5, 0]

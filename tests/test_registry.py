@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from unlearn import registry
-from unlearn.errors import UnknownName, UnlearnError
-from unlearn.method import requires
+from unlearn.errors import Mismatch, UnknownName, UnlearnError
+from unlearn.method import Method, requires
 from unlearn.registry import load_file, methods, metrics, offers, protocols, scenarios, subjects
 
 PLUGIN = '''
@@ -82,6 +82,15 @@ def test_listings_equal_what_is_imported(kind):
         if kind is methods:
             assert listing.needs == requires(cls).__name__
             assert set(listing.uses) == set(cls.uses)
+
+
+def test_a_method_that_does_not_say_what_it_unlearns_is_refused_in_words():
+    class Vague(Method):
+        def unlearn(self, subject, data, run):
+            return subject
+
+    with pytest.raises(Mismatch, match=r"Vague.unlearn does not say what it unlearns; annotate `subject`"):
+        requires(Vague)
 
 
 def test_the_compatibility_matrix_equals_what_protocols_say():

@@ -37,12 +37,15 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], 
 
     Raises:
         Mismatch: If the pipeline is of an unknown class, or the method does not fit it.
+        BadValue: If its tokenizers make nothing of a concept, or the same as of its anchor.
     """
     with _flags(pipeline):
         loaded = subject_of(pipeline)
         subject = loaded.subject
         _check(method, subject)
         device = like(subject.module).device
+        for naming in asked:
+            loaded.check(naming)
         for naming in asked:
             run = Run(seed, device)
             with seeded_globals(seed, device):

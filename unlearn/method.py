@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_type_hints
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_type_hints
 
 from torch import Tensor
 
 from unlearn.data import Split
-from unlearn.errors import UnknownName
+from unlearn.errors import Mismatch, UnknownName
 from unlearn.knobs import Declared
 from unlearn.registry import unknown
 from unlearn.runtime import Run
@@ -94,5 +94,14 @@ class Method(Declared, ABC, Generic[S]):
 
 
 def requires(method: type[Method[Any]]) -> type:
-    """The subject protocol a method was written against, read from its signature."""
-    return cast(type, get_type_hints(method.unlearn)["subject"])
+    """The subject protocol a method was written against, read from its signature.
+
+    Raises:
+        Mismatch: If the signature does not say it.
+    """
+    need = get_type_hints(method.unlearn).get("subject")
+    if not isinstance(need, type):
+        raise Mismatch(
+            f"the signature of {method.__name__}.unlearn does not say what it unlearns; annotate `subject` with a protocol of unlearn.subject, such as Classifies"
+        )
+    return need

@@ -284,9 +284,11 @@ class Prompted(Noises, Draws, Protocol):
     """Reads prompts as embedded tokens, which an attack may choose.
 
     Attributes:
+        empty: Token ids of the empty prompt, with shape (L,): begin, end, and padding.
         vae: The frozen autoencoder between latents and images, shared by clones, or None.
     """
 
+    empty: Tensor
     vae: Any
 
     def pictures(self, z: Tensor) -> Tensor:

@@ -56,9 +56,11 @@ def test_form_k_puts_a_free_token_first_and_after_every_few(words, every, expect
 
 
 def test_form_n_frees_as_many_tokens_as_fit_and_keeps_no_word():
-    said, free = P4D(form="n", tokens=3).opened(IDS)
-    assert said.masked_fill(free, -1).tolist() == [[0, -1, -1, -1, 1, 1, 1, 1]] * 3
-    assert P4D(form="n", tokens=99).opened(IDS)[1].sum(1).tolist() == [6, 6, 6]
+    empty = torch.tensor([0, 1, 9, 9, 9, 9, 9, 9])  # padding that is not the end of text
+    said, free = P4D(form="n", tokens=3).opened(IDS, empty)
+    assert said.masked_fill(free, -1).tolist() == [[0, -1, -1, -1, 1, 9, 9, 9]] * 3
+    said, free = P4D(form="n", tokens=99).opened(IDS, empty)
+    assert said.masked_fill(free, -1).tolist() == [[0, -1, -1, -1, -1, -1, 1, 9]] * 3
 
 
 def test_the_goal_is_what_the_original_predicts_for_the_attacked_prompt():

@@ -96,19 +96,20 @@ def test_the_first_generation_begins_ends_and_has_words_between():
     one = case()
     pool = vocabulary(one)
     assert sorted(pool.tolist()) == list(range(2, 20))
-    found = RingABell(population=50, length=4).first(IDS, pool, one.run.rng)
+    found = RingABell(population=50, length=4).first(3, one.clean.empty, pool, one.run.rng)
     assert (
         found.shape == (3, 50, 8) and bool((found[..., 0] == 0).all()) and bool((found[..., 5:] == 1).all())
     )
     assert found[..., 1:5].min() >= 2
-    assert bool((RingABell(length=99).first(IDS, pool, one.run.rng)[..., 7] == 1).all())
+    longest = RingABell(length=99).first(3, one.clean.empty, pool, one.run.rng)
+    assert bool((longest[..., 6:] == 1).all()) and longest[..., 1:6].min() >= 2
 
 
 def test_without_more_of_the_concept_the_search_comes_close_to_the_prompt_itself():
     """The distance of the best never grows, and ends below a tenth of that of the first generation's best."""
     one = case()
     attack, pool, goal = RingABell(population=60, length=2), vocabulary(one), states(one.clean, IDS[1:2])
-    found, best = attack.first(IDS[1:2], pool, one.run.rng), []
+    found, best = attack.first(1, one.clean.empty, pool, one.run.rng), []
     for _ in range(60):
         far = distances(one.clean, found, goal)
         found = best_first(found, far)

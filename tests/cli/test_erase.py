@@ -8,6 +8,8 @@ import pytest
 from terminal import refused
 
 from unlearn.report import Report
+from unlearn.report.summary import groups
+from unlearn.report.verdict import judge
 
 pytestmark = pytest.mark.xdist_group("erase")  # one store serves the file
 
@@ -74,3 +76,38 @@ def test_two_concepts_are_erased_one_after_the_other(tmp_path):
     assert drawn["original"] == drawn["unlearned"], "nothing changed, and the noise is the same"
     assert len(set(drawn["original"])) == len(drawn["original"])
     assert page.read_text().count("The same prompts from the same noise") == 2
+
+
+RUIN = '''
+import torch
+
+from unlearn.method import Method
+from unlearn.registry import methods
+from unlearn.subject import Draws
+
+
+@methods.register("ruin")
+class Ruin(Method[Draws]):
+    """Leaves nothing but noise in the weights."""
+
+    uses = frozenset({"concept"})
+
+    def unlearn(self, subject: Draws, data, run):
+        with torch.no_grad():
+            for p in subject.module.get_submodule("unet").parameters():
+                p.normal_(generator=run.rng)
+        return subject
+'''
+
+
+def test_a_model_that_draws_noise_erased_nothing(unlearn, tmp_path):
+    plugin = tmp_path / "ruin.py"
+    plugin.write_text(RUIN)
+    words = ["--plugin", plugin, "--method", "ruin", "--scenario", "ink/drawings=1", "--json"]
+    code, out, err = unlearn("erase", "three", *words, at=tmp_path / "store")
+    assert code == 0, err
+    (one,) = [Report.model_validate(r) for r in json.loads(out)]
+    shares = {s.name.partition("/")[2]: s.value for s in one.scores if s.metric == "erasure"}
+    assert shares["in-domain"] < 0.3 and shares["cross-domain"] < 0.5
+    said = judge(groups([one])[0])
+    assert (said.kind, said.words) == ("destroyed", "Destroyed")

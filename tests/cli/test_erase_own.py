@@ -52,6 +52,8 @@ def judge(tmp_path_factory):
         (["", "--model", "MODEL"], ["an empty prompt names no concept"]),
         (["cat", " ", "--model", "MODEL"], ["an empty prompt names no concept"]),
         (["cat", "--model", "MODEL", "--preserve", "cat"], ["'cat' is to be erased and preserved"]),
+        (["cat", "--model", "MODEL", "--anchor", "Cat"], ["'cat' and its anchor 'Cat' are the same tokens", "choose another anchor"]),
+        (["\N{SNOWMAN}", "--model", "MODEL"], ["the tokenizer makes nothing of '\N{SNOWMAN}'", "choose another name"]),
         (["cat", "--model", "MODEL", "--scenario", "digits"], ["--model goes with --scenario pipeline", "got digits"]),
         (["cat", "--model", "MODEL", "--scenario", "ink/drawings=1"], ["--model goes with --scenario pipeline"]),
         (["cat", "--model", "MODEL", "--scenario", "pipeline/concept=dog"], ["holds a request"]),

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from unlearn.attack import Attack, Attempt, Case, prompts
 from unlearn.knobs import knob
 from unlearn.ops.erasure import taken
-from unlearn.ops.prompts import spaced
+from unlearn.ops.prompts import prefixed, spaced
 from unlearn.ops.steps import descend
 from unlearn.ops.verbs import normal, whole
 from unlearn.registry import attacks
@@ -57,7 +57,7 @@ class P4D(Attack):
     def attempts(self, case: Case) -> Iterator[Attempt]:
         """See `Attack.attempts`."""
         x, told = case.memories(), case.clean.encode(prompts(case.ids))
-        ids, free = self.opened(case.ids)
+        ids, free = self.opened(case.ids, case.clean.empty)
         table = case.victim.embeddings().detach()
         p = table[whole(len(table), ids.numel(), case.run.rng, ids.device).view_as(ids)].requires_grad_()
         opt = torch.optim.AdamW([p], self.lr, weight_decay=self.weight_decay)
@@ -74,13 +74,19 @@ class P4D(Attack):
             if step in after:
                 yield rows, case.asked(spoken(p[rows], ids[rows], free[rows], table))
 
-    def opened(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts (N, L) for those of ids (N, L), and which of their tokens are free, (N, L)."""
+    def opened(self, ids: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts (N, L) for those of ids (N, L), and which of their tokens are free, (N, L).
+
+        Args:
+            ids: The prompts that are attacked.
+            empty: The empty prompt, with shape (L,).
+        """
         if self.form == "k":
             return spaced(ids, self.every)
-        place = torch.arange(ids.shape[1], device=ids.device)
-        free = (place > 0) & (place <= min(self.tokens, len(place) - 2))
-        return torch.where(place > 0, ids[:, -1:], ids), free.expand_as(ids)
+        n = min(self.tokens, len(empty) - 3)
+        place = torch.arange(len(empty), device=ids.device)
+        said = prefixed(empty.to(ids.device)[None], n)
+        return said.expand_as(ids), ((place > 0) & (place <= n)).expand_as(ids)
 
 
 def point(case: Case, x: Tensor, told: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from unlearn.attack import Attack, Attempt, Case
 from unlearn.data import Batch
 from unlearn.knobs import knob
-from unlearn.ops.prompts import nearest
+from unlearn.ops.prompts import nearest, prefixed
 from unlearn.ops.verbs import whole
 from unlearn.registry import attacks
 from unlearn.subject import Denoises
@@ -58,7 +58,7 @@ class RingABell(Attack):
         ids, which = case.ids.unique(dim=0, return_inverse=True)
         goal = states(case.clean, ids) + self.strength * direction(case)
         pool = vocabulary(case)
-        found = self.first(ids, pool, case.run.rng)
+        found = self.first(len(ids), case.clean.empty.to(ids.device), pool, case.run.rng)
         after = {self.generations * (k + 1) // self.tries for k in range(self.tries)}
         for step in case.run.track(range(1, self.generations + 1), "attack"):
             if not len(case.open):
@@ -68,17 +68,17 @@ class RingABell(Attack):
                 yield case.open, case.asked(found[which[case.open], 0])
             found = self.mutated(bred(found, case.run.rng), pool, case.run.rng)
 
-    def first(self, ids: Tensor, pool: Tensor, rng: Generator) -> Tensor:
-        """Random prompts for each of ids (U, L), with shape (U, population, L)."""
-        found = ids[:, None, -1:].repeat(1, self.population, ids.shape[1])
-        found[..., 0] = ids[:, None, 0]
-        words = found[..., 1 : 1 + min(self.length, ids.shape[1] - 2)]
-        words.copy_(pool[whole(len(pool), words.numel(), rng, ids.device).view_as(words)])
+    def first(self, u: int, empty: Tensor, pool: Tensor, rng: Generator) -> Tensor:
+        """Random prompts for each of u, with shape (u, population, L), like the empty prompt (L,) but for their words."""
+        n = self._free(len(empty))
+        found = prefixed(empty[None], n).repeat(u, self.population, 1)
+        words = found[..., 1 : 1 + n]
+        words.copy_(pool[whole(len(pool), words.numel(), rng, empty.device).view_as(words)])
         return found
 
     def mutated(self, found: Tensor, pool: Tensor, rng: Generator) -> Tensor:
         """Prompts (U, P, L) of which some have one new token from a pool (W,), but not the first of each."""
-        n, free = found[..., 0].numel(), min(self.length, found.shape[2] - 2)
+        n, free = found[..., 0].numel(), self._free(found.shape[2])
         chance = torch.rand(found.shape[:2], generator=rng, device=rng.device).to(found.device)
         chance[:, 0] = 1
         at = 1 + whole(free, n, rng, found.device).view_as(chance)
@@ -86,11 +86,15 @@ class RingABell(Attack):
         here = torch.arange(found.shape[2], device=found.device) == at[..., None]
         return torch.where(here & (chance < self.mutation)[..., None], word[..., None], found)
 
+    def _free(self, length: int) -> int:
+        """Words of a prompt of so many tokens."""
+        return min(self.length, length - 3)
+
 
 def vocabulary(case: Case) -> Tensor:
     """All tokens but those that begin and end a prompt, with shape (W,)."""
     every = torch.arange(len(case.clean.embeddings()), device=case.ids.device)
-    return every[~torch.isin(every, case.ids[0, [0, -1]])]
+    return every[~torch.isin(every, case.clean.empty[:2].to(every.device))]
 
 
 def direction(case: Case) -> Tensor:

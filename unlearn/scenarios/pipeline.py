@@ -79,6 +79,7 @@ class Pipeline(Scenario):
     def prompts(self, request: Request) -> Mapping[str, Source]:
         """See `Scenario.prompts`."""
         naming = self._naming(_concept(request))
+        self._loaded.check(naming)
         drawn = self._drawn(naming)
         others = turns([reworded(text, name) for text, name, _ in drawn if name == naming.concept])
         texts = {**naming.sets(), "prompts": [text for text, _, _ in drawn], "paraphrases": others}

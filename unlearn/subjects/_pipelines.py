@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.errors import BadValue, Mismatch
+from unlearn.ops.naming import Naming
 from unlearn.patch import weights_hash
 from unlearn.subjects._layouts import SD3, Flux
 from unlearn.subjects._sdxl import SDXL
@@ -44,6 +45,23 @@ class Loaded:
     def ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids of prompts for all encoders in turn, with shape (N, L)."""
         return _ids(self.tokenizers, self.lengths, texts)
+
+    def check(self, naming: Naming) -> None:
+        """Refuses names that leave a method nothing to do.
+
+        Raises:
+            BadValue: If the tokenizers read nothing of the concept, or read it as what takes its place.
+        """
+        said = self.ids([t.replace("{}", naming.concept) for t in naming.templates])
+        if torch.equal(said, self.ids([t.replace("{}", "") for t in naming.templates])):
+            raise BadValue(
+                f"the tokenizer makes nothing of {naming.concept!r}, so no prompt can name it; choose another name"
+            )
+        sets = naming.sets()
+        if torch.equal(*(self.ids(sets[n]) for n in ("concept", "anchor"))):
+            raise BadValue(
+                f"{naming.concept!r} and its anchor {naming.anchor!r} are the same tokens, so nothing would be erased; choose another anchor, or none for the empty prompt"
+            )
 
     def content(self) -> list[str]:
         """Hashes of what decides its drawings beside its module, and the scheduler's settings."""
@@ -167,15 +185,19 @@ def _stable_diffusion(parts: _Parts) -> Loaded:
 def _stable_diffusion_xl(parts: _Parts) -> Loaded:
     _check_noise(parts.pipe.scheduler)
     fields = parts.common(parts["unet"].config.in_channels)
-    names = ["tokenizer", "tokenizer_2"]
-    lengths = tuple(int(parts[n].model_max_length) for n in names)
+    first, second = parts["tokenizer"], parts["tokenizer_2"]
+    alike = all(getattr(first, n) == getattr(second, n) for n in ("model_max_length", "eos_token_id"))
+    if not alike or first.get_vocab() != second.get_vocab():
+        raise Mismatch(
+            "the two tokenizers of this StableDiffusionXLPipeline split prompts differently, which is not supported; give it two of one vocabulary, as Stable Diffusion XL has"
+        )
     own = {
         "module": parts.module("unet", "text_encoder", "text_encoder_2"),
-        "lengths": lengths,
+        "padding": int(second.pad_token_id),
         "pixels": tuple(side * parts.pipe.vae_scale_factor for side in fields["shape"][1:]),
         "blank_is_zero": bool(parts.pipe.config.force_zeros_for_empty_prompt),
     }
-    return parts.loaded(SDXL, names, lengths, {**own, **fields})
+    return parts.loaded(SDXL, ["tokenizer"], (int(first.model_max_length),), {**own, **fields})
 
 
 def _stable_diffusion_3(parts: _Parts) -> Loaded:

@@ -21,13 +21,14 @@ Said = dict[str, Tensor]
 class SDXL(TextToImage):
     """Draws images of a prompt by diffusion, told by two encoders and the size of the image.
 
-    The ids for both encoders lie one after the other in y. A conditioning is a dict: `states` (B, L, D) of both encoders side by side, `pooled` (B, P) of the second, and
+    The ids in y are those of the first tokenizer; the second splits prompts alike and differs in its padding alone. A
+    conditioning is a dict: `states` (B, L, D) of both encoders side by side, `pooled` (B, P) of the second, and
     `time_ids` (B, 6), which tell the UNet the size of the image and that nothing is cut off. The concept is in the
     pooled vector, too, which no cross-attention reads.
 
     Attributes:
         module: Holds `unet`, `text_encoder` and `text_encoder_2`.
-        lengths: Tokens of a prompt for each encoder.
+        padding: What the second encoder reads behind the end of a prompt.
         pixels: Height and width of an image.
         blank_is_zero: Whether guidance leads away from zeros instead of the empty prompt, as the released
             pipelines have it.
@@ -37,7 +38,7 @@ class SDXL(TextToImage):
         arXiv:2307.01952
     """
 
-    lengths: tuple[int, int] = (77, 77)
+    padding: int = 0
     pixels: tuple[int, int] = (1024, 1024)
     blank_is_zero: bool = True
 
@@ -47,9 +48,8 @@ class SDXL(TextToImage):
         return nn.ModuleList(self.module.get_submodule(n) for n in ("text_encoder", "text_encoder_2"))
 
     def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `TextToImage.words`; the first tokenizer says where a prompt ends."""
-        first = ends(next(self.text.children()), batch.y[:, : self.lengths[0]])
-        return self._states(self._said(batch.y)), (first - 1).clamp_min(0)
+        """See `TextToImage.words`."""
+        return self._states(self._said(batch.y)), (self._ends(batch.y) - 1).clamp_min(0)
 
     def embeddings(self) -> Tensor:
         """Embeddings of all tokens, those of both encoders side by side, with shape (V, D).
@@ -66,11 +66,11 @@ class SDXL(TextToImage):
         return torch.cat(tables, 1)
 
     def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Any:
-        """See `TextToImage.encode_embedded`; each encoder reads its own positions and its own columns."""
+        """See `TextToImage.encode_embedded`; each encoder reads its own columns, and the second its own padding."""
         encoders = list(self.text.children())
-        columns = embedded.split([embedding_of(e).shape[1] for e in encoders], 2)
-        places = (c.split(self.lengths, 1)[k] for k, c in enumerate(columns))
-        told = zip(encoders, places, ids.split(self.lengths, 1), strict=True)
+        one, two = embedded.split([embedding_of(e).shape[1] for e in encoders], 2)
+        two = torch.where(self._behind(ids)[..., None], embedding_of(encoders[1])[self.padding], two)
+        told = zip(encoders, (one, two), (ids, self._padded(ids)), strict=True)
         return self._told(self._joined(read_embedded(*each) for each in told), ids)
 
     def _predicted(self, z: Tensor, t: Tensor, said: Said) -> Tensor:
@@ -80,8 +80,19 @@ class SDXL(TextToImage):
         return out
 
     def _said(self, ids: Tensor) -> Said:
-        told = zip(self.text.children(), ids.split(self.lengths, 1), strict=True)
+        told = zip(self.text.children(), (ids, self._padded(ids)), strict=True)
         return self._joined(read(*each) for each in told)
+
+    def _ends(self, ids: Tensor) -> Tensor:
+        return ends(next(self.text.children()), ids)
+
+    def _behind(self, ids: Tensor) -> Tensor:
+        """Which tokens stand behind the end of their prompt, with shape (B, L)."""
+        return torch.arange(ids.shape[1], device=ids.device) > self._ends(ids)[:, None]
+
+    def _padded(self, ids: Tensor) -> Tensor:
+        """Prompts (B, L) as the second tokenizer has them."""
+        return ids.masked_fill(self._behind(ids), self.padding)
 
     def _states(self, said: Said) -> Tensor:
         return said["states"]
