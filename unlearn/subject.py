@@ -252,7 +252,8 @@ class CrossAttends(Denoises, Protocol):
     def words(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Text states (B, L, D) of each prompt, and the position (B,) of the last token of its subject.
 
-        That is the token before the first end of text; in the empty prompt, the begin token at 0.
+        That is the token before the first end of text; in the empty prompt, the begin token at 0. A token's state
+        depends on those before it alone, so prompts without the padding that they share serve as well.
         """
         ...
 

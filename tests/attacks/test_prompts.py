@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unlearn.errors import Mismatch
-from unlearn.ops.prompts import prefixed, word_of
+from unlearn.ops.prompts import prefixed, trimmed, word_of
 
 OTHERS = torch.tensor([[0, 5, 4, 6, 1, 1], [0, 7, 6, 1, 1, 1]])
 
@@ -39,3 +39,17 @@ def test_room_is_made_behind_the_begin_token_and_the_end_stays_last():
     ids = torch.tensor([[0, 5, 3, 6, 1, 1, 1, 1], [0, 5, 3, 6, 4, 7, 2, 1]])
     assert prefixed(ids, 2).tolist() == [[0, 0, 0, 5, 3, 6, 1, 1], [0, 0, 0, 5, 3, 6, 4, 1]]
     assert prefixed(ids, 0).equal(ids)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kept"),
+    [
+        ([[0, 5, 1, 1, 1, 1]], [[0, 5, 1]]),
+        ([[0, 5, 1, 9, 9, 9], [0, 1, 9, 9, 9, 9]], [[0, 5, 1, 9], [0, 1, 9, 9]]),
+        ([[0, 5, 3, 6, 4, 1], [0, 5, 1, 1, 1, 1]], [[0, 5, 3, 6, 4, 1], [0, 5, 1, 1, 1, 1]]),
+        ([[0, 1, 1, 1, 1, 1]], [[0, 1]]),
+    ],
+    ids=["end of text", "other padding", "one prompt is full", "empty"],
+)
+def test_padding_that_all_prompts_share_is_cut_off_but_for_one_token(prompts, kept):
+    assert trimmed(torch.tensor(prompts)).tolist() == kept

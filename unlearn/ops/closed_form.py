@@ -7,7 +7,7 @@ factorisation for all of them. Everything here is float64 and on the CPU: not ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unlearn.data import Handle, Split
 from unlearn.errors import BadData, BadValue
+from unlearn.ops.prompts import trimmed
 from unlearn.subject import CrossAttends
 
 Tokens = Literal["last", "all"]
@@ -115,9 +116,11 @@ def multiply(projections: Sequence[nn.Module], f: Tensor) -> None:
 def states(subject: CrossAttends, prompts: Handle, tokens: Tokens) -> Iterator[Tensor]:
     """Text states of some prompts, batch by batch: (B, D) of their last subject tokens, or (B L, D) of all."""
     for batch in prompts.batches(PROMPTS):
-        found, last = subject.words(batch)
-        rows = torch.arange(len(found), device=found.device)
-        yield exact(found[rows, last] if tokens == "last" else found.flatten(0, 1))
+        if tokens == "all":
+            yield exact(subject.words(batch)[0].flatten(0, 1))
+            continue
+        found, last = subject.words(replace(batch, y=trimmed(batch.y)))
+        yield exact(found[torch.arange(len(found), device=found.device), last])
 
 
 def erasure(subject: CrossAttends, data: Split, erase: float, keep: float, tokens: Tokens) -> Terms:

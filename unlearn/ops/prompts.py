@@ -55,6 +55,20 @@ def prefixed(ids: Tensor, k: int) -> Tensor:
     return torch.cat([room, ids[:, 1 : length - k - 1], ids[:, -1:]], 1)
 
 
+def trimmed(ids: Tensor) -> Tensor:
+    """Prompts without the padding that all of them share, but for one token of it.
+
+    Args:
+        ids: With shape (N, L); a prompt of less than L tokens is padded with what its last one is.
+
+    Example:
+        >>> trimmed(torch.tensor([[0, 5, 1, 1, 1, 1], [0, 5, 3, 1, 1, 1]])).tolist()
+        [[0, 5, 1, 1], [0, 5, 3, 1]]
+    """
+    padding = (ids == ids[:, -1:]).flip(1).cumprod(1).sum(1)
+    return ids[:, : ids.shape[1] - int(padding.min()) + 1]
+
+
 def nearest(ids: Tensor, others: Tensor, rng: Generator) -> Tensor:
     """Position of the prompt in `others` that differs from each prompt in the fewest tokens, with shape (N,).
 
