@@ -295,7 +295,8 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
     """Results in a store that still hold the examples that a request forgets.
 
     These are models trained on any of them, models that were unlearned from such a model (their patches
-    belong to it), what models said of these examples, and reports that picture forgotten examples.
+    belong to it), what these said or drew of anything and others of these examples, and reports that picture forgotten
+    examples or what these models drew.
 
     Args:
         scenario: With the request.
@@ -308,8 +309,8 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
     ids = set(material.train.rows[forget].tolist())
     trained = list(store.entries("trained"))
     unlearned = list(store.entries("unlearned"))
-    ours = (e for e in trained if e.recipe["inputs"] == inputs)
-    found = [e for e in ours if ids & set(load_tensors(e.path / "rows.safetensors")["rows"].tolist())]
+    these = (e for e in trained if e.recipe["inputs"] == inputs)
+    found = [e for e in these if ids & set(load_tensors(e.path / "rows.safetensors")["rows"].tolist())]
     models = {e.address for e in found}
     made_here = {e.address for e in (*trained, *unlearned)}
     for entry in unlearned:
@@ -318,13 +319,16 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
             found.append(entry)
             models |= {entry.address, entry.recipe["base"]}
     for entry in store.entries("outputs"):
-        if entry.recipe["inputs"] == inputs:
-            rows = load_tensors(entry.path / "arrays.safetensors")["rows"]
-            found += [entry] if ids & set(rows.tolist()) else []
-    pictured = (
-        e for e in store.entries("report") if e.recipe["show_forgotten"] and e.recipe["base"] in models
-    )
-    return [*found, *pictured]
+        rows = entry.path / "arrays.safetensors"
+        ours = entry.recipe["inputs"] == inputs and ids & set(load_tensors(rows)["rows"].tolist())
+        found += [entry] if ours or entry.recipe["model"] in models else []
+    reports = (e for e in store.entries("report") if e.recipe["base"] in models)
+    return [*found, *(e for e in reports if e.recipe["show_forgotten"] or _draws(e))]
+
+
+def _draws(report: Entry) -> bool:
+    """Whether a report shows what models drew."""
+    return bool(json.loads((report.path / "report.json").read_text())["figures"].get("drawings"))
 
 
 def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, Tensor]]:

@@ -61,6 +61,20 @@ def test_purge_reaches_pictures_sequences_and_noisy_twins(unlearn, tmp_path):
     assert not any(r["recipe"]["show_forgotten"] for r in reports)
 
 
+def test_purge_reaches_what_a_purged_model_drew(unlearn, tmp_path):
+    at, scenario = tmp_path / "own", "digits-ddpm/class=3,epochs=1,steps=2,drawings=1"
+    words = ("run", "none", "--scenario", scenario, "--metrics", "erasure", "--json")
+    (report,) = json.loads(unlearn(*words, at=at)[1])
+    assert report["figures"]["drawings"]["images"]["original"]
+    assert unlearn("store", "purge", scenario, at=at)[0] == 0
+    left = json.loads(unlearn("store", "ls", "--json", at=at)[1])
+    kinds = [e["kind"] for e in left]
+    assert kinds.count("trained") == 1 and "report" not in kinds and "unlearned" not in kinds
+    oracle = next(e["address"] for e in left if e["kind"] == "trained")
+    drawn = [json.loads(p.read_text())["model"] for p in (at / "outputs").glob("*/recipe.json")]
+    assert drawn and set(drawn) == {oracle}, "what the oracle drew stays"
+
+
 def test_damaged_weights_in_the_store_are_one_line(unlearn, tmp_path):
     at = tmp_path / "own"
     assert unlearn("run", "none", *FAST, at=at)[0] == 0

@@ -76,7 +76,7 @@ def purge(request: str, seed: int, where: Path | None, json: bool) -> None:
     counts |= {"pages": len(pages)} if pages else {}
     said = ", ".join(f"{n} {k}" for k, n in counts.items()) or "nothing"
     console.say(
-        f"removed {said}; kept: reports without pictures of forgotten examples (`unlearn report` makes their pages again), and models that never saw them"
+        f"removed {said}; kept: reports without pictures of forgotten examples or drawings (`unlearn report` makes their pages again), and models that never saw them"
     )
 
 

@@ -32,7 +32,7 @@ class DigitsDDPM(Scenario):
     """A small class-conditional DDPM that draws digits, in the setting of SalUn, and must forget one.
 
     Data and their division are those of `digits`, without noise in labels. Original and oracle are trained here, in
-    one to two minutes each. A judge, trained by `bench/train_digits_judge.py` on scikit-learn's scans and shipped, looks
+    about two minutes each. A judge, trained by `bench/train_digits_judge.py` on scikit-learn's scans and shipped, looks
     at the drawings of every class. Where a request names no class, nothing is drawn.
 
     References:
@@ -42,7 +42,7 @@ class DigitsDDPM(Scenario):
     """
 
     modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.class_to_image",)
-    epochs: int = knob(60, "training epochs of original and oracle", ge=1)
+    epochs: int = knob(120, "training epochs of original and oracle", ge=1)
     steps: int = knob(25, "sampling steps of a drawing", ge=1)
     guidance: float = knob(2.0, "scale of classifier-free guidance in drawings", ge=0)
     drawings: int = knob(40, "drawings of each class", ge=1)
