@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Case:
         others: Tokens of prompts that ask for something else, with shape (M, L).
         paraphrases: Tokens of P other wordings of the N prompts, with shape (P, N, L); P is 0 where none are known.
         noise: What every drawing of the N prompts begins with, attacked or not, with shape (N, *).
-        real: Images that show the concept, as latents with their prompts, or None.
+        real: Images that show the concept, as latents with their prompts, or None where the scenario has none.
         shows: Whether each image (k, 3, H, W) shows the concept, with shape (k,).
         run: Randomness, progress.
         hit: Prompts that have shown the concept so far, without an attack or with one, with shape (N,).
@@ -68,21 +68,34 @@ class Case:
     def images(self, n: int) -> tuple[Tensor, Tensor]:
         """Images that show the concept, n of them, as the victim's latents (n, *), and their prompts (n, L).
 
-        They are repeated if there are fewer. An oracle has an autoencoder of its own, so it gets the same images.
+        They are the scenario's where it has some, else drawn by the clean model, those kept that show the concept; they
+        are repeated if there are fewer. An oracle has an autoencoder of its own, so it gets the same images.
 
         Raises:
             Mismatch: If there are none.
         """
-        if self.real is None:
+        x, y = self._found(n) if self.real is None else self._lent(n)
+        rows = torch.arange(n, device=x.device) % len(x)
+        return x[rows].to(like(self.victim.module)), y[rows]
+
+    def _lent(self, n: int) -> tuple[Tensor, Tensor]:
+        """At most n of the scenario's images, as latents, and their prompts."""
+        real = cast(Handle, self.real)
+        batch = next(real.batches(min(n, len(real))))
+        if self.victim.vae is self.clean.vae:
+            return batch.x, batch.y
+        return self.victim.latents(self.clean.pictures(batch.x)), batch.y
+
+    def _found(self, n: int) -> tuple[Tensor, Tensor]:
+        """At most n drawings of the clean model that show the concept, as latents, and their prompts."""
+        y = self.ids[torch.arange(n, device=self.ids.device) % len(self.ids)]
+        images = _drawn(self.clean, self.clean.encode(prompts(y)), self.clean.noise(n, self.run.rng))
+        shown = self.shows(images)
+        if not shown.any():
             raise Mismatch(
-                "this attack needs images that show the concept, which this scenario does not offer; choose another attack"
+                "this attack needs images that show the concept; the scenario has none, and the judge sees it in no drawing of the original; choose another attack"
             )
-        batch = next(self.real.batches(min(n, len(self.real))))
-        rows = torch.arange(n, device=batch.x.device) % len(batch)
-        x = batch.x
-        if self.victim.vae is not self.clean.vae:
-            x = self.victim.latents(self.clean.pictures(x))
-        return x[rows].to(like(self.victim.module)), batch.y[rows]
+        return self.victim.latents(images[shown]), y[shown]
 
     def asked(self, ids: Tensor) -> Any:
         """Conditionings of n prompts (n, L)."""

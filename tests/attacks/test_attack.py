@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from painters import FAILS, NOTHING, REVEALS, Painter, Scripted, evidence, scores
+from tiny_case import IDS, case
 
 from unlearn.attack import Attack
 from unlearn.data import Resident
@@ -13,7 +14,9 @@ from unlearn.errors import Mismatch
 from unlearn.evals.erasure import Erasure
 from unlearn.registry import attacks, metrics
 from unlearn.score import Aim
+from unlearn.runtime import Run
 from unlearn.sources import Arrays
+from unlearn.testing.tiny import tensors
 from unlearn.testing.verdicts import global_state
 
 
@@ -167,6 +170,27 @@ def test_an_oracle_gets_the_same_images_through_its_own_autoencoder(monkeypatch)
     assert seen == [[0.0, 1.0], [20.0, 22.0]]
 
 
+def test_without_images_the_clean_model_draws_them_and_only_those_that_show_the_concept_count():
+    one, seen = case(), []
+    before = tensors(one.victim)
+
+    def shows(images):
+        seen.append(images)
+        return images.flatten(1).mean(1) > images.mean()
+
+    one.real, one.shows = None, shows
+    x, y = one.images(10)
+    (images,) = seen
+    rows = shows(images).nonzero().flatten()
+    assert images.shape == (10, 3, 8, 8) and 0 < len(rows) < 10
+    again = torch.arange(10) % len(rows)
+    assert y.equal(IDS[rows % len(IDS)][again]), "each with the prompt that it was drawn for"
+    assert torch.allclose(x, one.victim.latents(images[rows])[again])
+    assert all(before[n].equal(t) for n, t in tensors(one.victim).items())
+    one.run = Run(one.run.seed)
+    assert one.images(10)[0].equal(x), "the same from the same seed"
+
+
 def test_what_is_not_finite_or_nothing_shows_nothing():
     ev = evidence(n=2, shown=0)
     ev.subjects["unlearned"].table.update({-50: float("nan"), -51: NOTHING})
@@ -181,10 +205,11 @@ def test_without_an_oracle_there_is_no_reference():
 
 
 def test_what_is_missing_is_said():
+    one = case()
+    one.real, one.shows = None, lambda images: torch.zeros(len(images), dtype=torch.bool)
+    with pytest.raises(Mismatch, match="needs images that show the concept.* sees it in no drawing"):
+        one.images(3)
     ev = evidence()
-    del ev.handles["forget"]
-    with pytest.raises(Mismatch, match="needs images that show the concept"):
-        scores(spy(lambda case: iter([case.images(1)])), ev)
     with pytest.raises(Mismatch, match="scripted measures what Prompted"):
         Scripted().score_of(ev)
 

@@ -164,8 +164,11 @@ def test_anybodys_pipeline_is_attacked_with_a_judge(unlearn, tmp_path):
     [found] = reports(unlearn(*words, at=tmp_path / "store"))
     assert "attack/paraphrase/post" in names(found)
     assert found.weights["original"] != found.weights["unlearned"]
-    images = [w if w != "paraphrase/tries=2" else "inversion/iterations=1" for w in words]
-    refused(unlearn(*images, at=tmp_path / "store"), "needs images that show the concept")
+    learnt = [w if w != "paraphrase/tries=2" else "inversion/iterations=1,images=8" for w in words]
+    refused(unlearn(*learnt, at=tmp_path / "store"), "needs images that show the concept", "in no drawing")
+    save_judge(tmp_path / "judge", ("Monet", "dog", "nothing", "cat"))  # sees a cat in everything
+    [found] = reports(unlearn(*learnt, at=tmp_path / "store"))
+    assert found.score("attack/inversion/post").value == 1
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,7 @@ def test_anybodys_pipeline_is_attacked_with_a_judge(unlearn, tmp_path):
         (["attack", "EMPTY", *TRY, "--concept", "three"], ["no pipeline in", "model_index.json"]),
         (["attack", "FOLDER", *TRY], ["nothing says what was erased", "--concept"]),
         (["attack", "FOLDER", *TRY, "--concept", "tree"], ["no concept called 'tree'", "did you mean 'three'?"]),
+        (["attack", "FOLDER", *TRY, "--concept", "Van Gogh"], ["no concept called 'Van Gogh'", "--model", "--judge"]),
         (["attack", "FOLDER", *TRY, "--concept", "three", "--scenario", "digits"], ["'digits' draws nothing"]),
         (["erase", "three", "--attack", "quantize"], ["no attack called 'quantize'", "did you mean 'quantise'?"]),
         (["erase", "three", *SMALL, "--metrics", "quantise"], ["no metric called 'quantise'"]),

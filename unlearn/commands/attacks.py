@@ -21,11 +21,12 @@ from unlearn.commands.words import (
     own,
     tried,
 )
-from unlearn.errors import BadValue
+from unlearn.errors import BadValue, UnknownName
 
 if TYPE_CHECKING:
     from unlearn.attack import Attack
     from unlearn.commands.runs import Job
+    from unlearn.scenario import Scenario
 
 INDEX = "model_index.json"
 NOT_TOLD = "ink"  # scenario of a folder of which nothing else is said
@@ -96,11 +97,28 @@ class Told:
                 f"a report knows concept, scenario and seeds by itself; leave out {', '.join(given)}, or give the folder of a pipeline"
             )
 
+    def asked(self) -> Scenario:
+        """The scenario that draws.
+
+        Raises:
+            UnlearnError: If it does not know the concept; see `unlearn.commands.runs.erasing`.
+        """
+        from unlearn.commands import runs
+
+        try:
+            return runs.erasing(self.scenario or NOT_TOLD, [self.concept], self.own)
+        except UnknownName as err:
+            if self.scenario or self.own["model"]:
+                raise
+            raise BadValue(
+                f"{err}; or name the pipeline before the edit with --model, and a --judge that knows your concept"
+            ) from err
+
     def job(self, folder: Path, tries: Sequence[Attack]) -> Job:
         """The run that attacks the pipeline in a folder.
 
         Raises:
-            BadValue: If there is no pipeline, or it is not said what was erased.
+            UnlearnError: If there is no pipeline, or it is not said what was erased from which.
             BadWeights: If it was not made from the scenario's pipeline.
         """
         from unlearn import api
@@ -114,7 +132,7 @@ class Told:
             )
         if not self.concept:
             raise BadValue(f"nothing says what was erased from {folder}; name it with --concept")
-        scenario = runs.erasing(self.scenario or NOT_TOLD, [self.concept], self.own)
+        scenario = self.asked()
         runs.judged(scenario)
         original: Any = scenario.original()
         where = str(folder.resolve())
