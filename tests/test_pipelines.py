@@ -23,6 +23,7 @@ from unlearn.ops.recipe import SGD
 from unlearn.ops.weights import edit_of
 from unlearn.patch import read_patch
 from unlearn.patching import PATCH, write_folder
+from unlearn.registry import fitting, methods
 from unlearn.runtime import Run, within_memory
 from unlearn.scenarios._diffusion import load_pipeline
 from unlearn.sources import Arrays
@@ -417,6 +418,33 @@ def test_erase_changes_a_pipeline_in_place(layout, monkeypatch):
         if not torch.equal(t, before[n][k])
     }
     assert moved == trained(layout, "x")
+
+
+def test_half_precision_is_edited_in_single_precision_and_put_back():
+    pipe, single = pipe_of("sd1").to(torch.float16), pipe_of("sd1").to(torch.float16).to(torch.float32)
+    for each in (pipe, single):
+        unlearn.erase(each, "cat", iterations=3, batch_size=1, pool=2, lr=1e-3)
+    found, expected = pipe.unet.state_dict(), single.unet.state_dict()
+    assert all(t.dtype == torch.float16 and torch.equal(t, expected[n].half()) for n, t in found.items())
+    assert pipe.text_encoder.dtype == torch.float16
+    unlearn.erase(pipe, "cat", "mace", iterations=1, batch_size=1, images=2, anchor="dog")  # looks at images
+    assert all(t.dtype == torch.float16 for t in pipe.vae.state_dict().values())
+
+
+def test_an_edit_that_changes_nothing_or_breaks_the_model_is_no_success():
+    with pytest.raises(BadWeights, match="esd changed no weight, so 'cat' is not erased"):
+        unlearn.erase(pipe_of("sd1"), "cat", iterations=1, batch_size=1, pool=1, lr=1e-45)
+    with pytest.raises(BadWeights, match=r"not finite, so the pipeline is of no use; load it again"):
+        unlearn.erase(pipe_of("sd1"), "cat", iterations=3, batch_size=1, pool=1, lr=1e30)
+
+
+def test_a_pipeline_of_ones_own_gets_the_published_setting():
+    for name in fitting("text-to-image"):
+        cls = methods.get(name)
+        own = unlearn.api.build_method(name, {}, own=True)
+        assert own == (cls.preset(cls.own) if cls.own else cls())
+    assert unlearn.api.build_method("esd", {"lr": 1e-3}, own=True) == ESD.preset("diffusers", lr=1e-3)
+    assert unlearn.api.build_method("esd", {}, "sdxl", own=True) == ESD.preset("sdxl")
 
 
 def test_several_concepts_are_erased_one_after_the_other():

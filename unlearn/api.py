@@ -59,7 +59,7 @@ def run(
     Raises:
         UnlearnError: In one line, for everything that the caller can mend.
     """
-    built = build_method(method, values) if isinstance(method, str) else method
+    built = build_method(method, values, own=True) if isinstance(method, str) else method
     on, seeds = bench(open_store(store).root, device), [Seeds(seed, seed, seed)]
     results = sweep(on, [built], as_scenario(scenario), seeds, chosen(metrics))
     return results[-1][0]
@@ -165,13 +165,14 @@ def erase(
     """Erases concepts from a diffusers text-to-image pipeline, in place, one after another.
 
     No second model is made, and nothing is drawn or measured; `unlearn erase --model` does that for a folder.
-    Weights train in the type that they have: load them in single precision or bfloat16.
+    Weights train in the type that they have, those in float16 in single precision, until they are put back.
 
     Args:
         pipeline: A StableDiffusionPipeline (1 or 2), StableDiffusionXLPipeline, StableDiffusion3Pipeline or
             FluxPipeline.
         concept: Name of what is to be erased, such as "Van Gogh", or several.
-        method: A registered name, or a method with its hyper-parameters.
+        method: A registered name, for the setting that its authors published for such a pipeline where there is
+            one, or a method with its hyper-parameters, such as `methods.get("esd").preset("sdxl")`.
         preserve: Names of what must stay, for methods that read some.
         anchor: Name of what takes the concept's place; the empty prompt when not given.
         seed: Of the method.
@@ -186,7 +187,7 @@ def erase(
     """
     if values and not isinstance(method, str):
         raise BadValue(f"{method.name} has its hyper-parameters already; leave out {', '.join(values)}")
-    built = build_method(method, values) if isinstance(method, str) else method
+    built = build_method(method, values, own=True) if isinstance(method, str) else method
     names = [concept] if isinstance(concept, str) else list(dict.fromkeys(concept))
     asked = [Naming(name, tuple(preserve), anchor) for name in names]
     with within_memory():
@@ -194,10 +195,19 @@ def erase(
     return pipeline
 
 
-def build_method(name: str, values: Mapping[str, Any] | None = None, preset: str = "") -> Method[Any]:
-    """A method by name, with a published setting where one is named, and values on top."""
+def build_method(
+    name: str, values: Mapping[str, Any] | None = None, preset: str = "", own: bool = False
+) -> Method[Any]:
+    """A method by name, with a published setting where one is named, and values on top.
+
+    Args:
+        name: Registered name.
+        values: Hyper-parameters that differ from the setting.
+        preset: The setting; without one the defaults.
+        own: Whether it is for a pipeline of the user's own; then `Method.own` takes the place of the defaults.
+    """
     cls = registry.methods.get(name)
-    values = values or {}
+    values, preset = values or {}, preset or (cls.own if own else "")
     built: Method[Any] = cls.preset(preset, **values) if preset else cls(**values)
     return built
 

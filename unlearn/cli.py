@@ -101,7 +101,12 @@ def erase(
     ] = ERASER,
     scenario: Annotated[str, typer.Option(help="Scenario that draws, with its options.")] = "ink",
     seed: Annotated[int, typer.Option(help="Seed.", min=0, max=LARGEST_SEED)] = 0,
-    preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Published setting; with --model, its authors' for such a pipeline is the default."
+        ),
+    ] = "",
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas.")] = "erasure,memory,run-time,read",
     attack: Annotated[list[str] | None, tried()] = None,
     plugin: Plugins = None,
@@ -135,7 +140,7 @@ def erase(
     if tries:
         runs.judged(asked)
     job = runs.Job(
-        asked, [api.build_method(method, values.get(method, {}), preset)],
+        asked, [api.build_method(method, values.get(method, {}), preset, own=asked.name == "pipeline")],
         api.joint_seeds(seed, 1), [*api.chosen(split_names(metrics)), *tries], 1, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from unlearn.data import Resident, Sealed, Split
-from unlearn.errors import Mismatch
+from unlearn.errors import BadWeights, Mismatch
 from unlearn.method import Method, requires
 from unlearn.ops.naming import Naming
 from unlearn.ops.verbs import like
+from unlearn.patch import weights_hash
 from unlearn.registry import methods
 from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays
@@ -38,6 +39,7 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], 
     Raises:
         Mismatch: If the pipeline is of an unknown class, or the method does not fit it.
         BadValue: If its tokenizers make nothing of a concept, or the same as of its anchor.
+        BadWeights: If afterwards no weight is another one, or some are not finite; then the pipeline is of no use.
     """
     with _flags(pipeline):
         loaded = subject_of(pipeline)
@@ -47,11 +49,36 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], 
         for naming in asked:
             loaded.check(naming)
         for naming in asked:
-            run = Run(seed, device)
-            with seeded_globals(seed, device):
-                subject = method.unlearn(subject, _lent(method, loaded, naming, device), run)
+            before = weights_hash(subject.module.state_dict())
+            with seeded_globals(seed, device), _in_single_precision(subject.module):
+                subject = method.unlearn(subject, _lent(method, loaded, naming, device), Run(seed, device))
+            _check_edit(method, naming, before, subject)
         for name, module in subject.module.named_children():
             setattr(pipeline, name, module)
+
+
+def _check_edit(method: Method[Any], naming: Naming, before: str, done: Subject) -> None:
+    if weights_hash(done.module.state_dict()) == before:
+        raise BadWeights(
+            f"{method.name} changed no weight, so {naming.concept!r} is not erased; give it more steps or larger ones"
+        )
+    if not all(p.isfinite().all() for p in done.module.parameters()):
+        raise BadWeights(
+            f"{method.name} left weights that are not finite, so the pipeline is of no use; load it again and lower the step size"
+        )
+
+
+@contextmanager
+def _in_single_precision(module: nn.Module) -> Iterator[None]:
+    """Widens what is stored in float16, in which an optimiser's small numbers vanish, for as long as it is edited."""
+    narrow = [p for p in module.parameters() if p.dtype == torch.float16]
+    for p in narrow:
+        p.data = p.data.float()
+    try:
+        yield
+    finally:
+        for p in narrow:
+            p.data = p.data.half()
 
 
 def _check(method: Method[Any], subject: Subject) -> None:

@@ -43,6 +43,8 @@ class Method(Declared, ABC, Generic[S]):
     uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     """Fields of `Split` that it reads; `retain.x` is the set without its targets."""
     presets: ClassVar[Mapping[str, Preset]] = {}
+    own: ClassVar[str] = ""
+    """The preset that suits a pipeline of the user's own; nothing if the defaults do, which suit small models."""
     deterministic: ClassVar[bool] = False
     """Whether every seed gives the same weights."""
     exact: ClassVar[bool] = False

@@ -13,8 +13,8 @@ from unlearn.data import Resident
 from unlearn.errors import Mismatch
 from unlearn.evals.erasure import Erasure
 from unlearn.registry import attacks, metrics
-from unlearn.score import Aim
 from unlearn.runtime import Run
+from unlearn.score import Aim
 from unlearn.sources import Arrays
 from unlearn.testing.tiny import tensors
 from unlearn.testing.verdicts import global_state
@@ -207,7 +207,7 @@ def test_without_an_oracle_there_is_no_reference():
 def test_what_is_missing_is_said():
     one = case()
     one.real, one.shows = None, lambda images: torch.zeros(len(images), dtype=torch.bool)
-    with pytest.raises(Mismatch, match="needs images that show the concept.* sees it in no drawing"):
+    with pytest.raises(Mismatch, match=r"needs images that show the concept.* sees it in no drawing"):
         one.images(3)
     ev = evidence()
     with pytest.raises(Mismatch, match="scripted measures what Prompted"):

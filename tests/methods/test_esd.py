@@ -334,6 +334,21 @@ def test_the_paper_preset_is_the_first_program():
     assert (method.eta, method.guidance, method.train) == (1.0, 3.0, "x")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "ours"),
+    [("xattn", "esd-x", "x"), ("xattn-strict", "esd-x-strict", "strict"), ("noxattn", "esd-u", "u"),
+     ("selfattn", "selfattn", "selfattn"), ("full", "esd-all", "full")],
+)  # fmt: skip
+def test_the_names_of_both_programs_select_the_same(old, new, ours):
+    def moved(train):
+        s = subject()
+        before = {n: p.clone() for n, p in s.denoiser.named_parameters()}
+        ESD(train=train, iterations=1, batch_size=1, pool=1, lr=0.1).unlearn(s, split(), Run())
+        return {n for n, p in s.denoiser.named_parameters() if not p.equal(before[n])}
+
+    assert moved(old) == moved(new) == moved(ours) != set()
+
+
 class Without(TextToImage):
     """A denoiser whose parts are other ones."""
 
@@ -343,8 +358,10 @@ class Without(TextToImage):
 
 def test_bad_input_is_refused_in_one_line():
     s, data = subject(), split()
-    with pytest.raises(BadValue, match="train must be one of x, strict, u, selfattn, full, got 'xattn'"):
-        ESD(train="xattn")
+    with pytest.raises(
+        BadValue, match=r"train must be one of x, strict, u, selfattn, full, xattn, .*, got 'cross'"
+    ):
+        ESD(train="cross")
     with pytest.raises(BadData, match="no prompt names the concept"):
         ESD().unlearn(s, split(PROMPTS[:0]), Run())
     fields = {n: getattr(s, n) for n in TextToImage.__dataclass_fields__}

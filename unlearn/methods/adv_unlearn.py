@@ -61,6 +61,7 @@ class AdvUnlearn(Method[Prompted]):
              "keep": 0.3, "keep_batch_size": 5, "pool": 1000},
         ),
     }  # fmt: skip
+    own: ClassVar = "paper"
 
     iterations: int = knob(100, "steps of Adam over the text encoder", ge=1, search=(30, 1000))
     lr: float = knob(1e-3, "step size over the text encoder", gt=0, search=(1e-5, 2e-3))

@@ -59,6 +59,7 @@ class ConceptAblation(Method[Noises]):
             },
         ),
     }
+    own: ClassVar = "paper"
 
     train: Trained = knob(
         "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,14 @@ from unlearn.subject import Denoises, mode
 
 Example = tuple[Tensor, Tensor, Any, Tensor]  # z, t, conditioning, target
 Told = tuple[Any, Any]  # conditionings of the prompts that lose the concept, and of those that name it
+
+
+Spelled = Literal[Trained, "xattn", "xattn-strict", "noxattn", "esd-x", "esd-x-strict", "esd-u", "esd-all"]
+SPELLED: dict[str, Trained] = {
+    **{t: t for t in get_args(Trained)}, "xattn": "x", "xattn-strict": "strict", "noxattn": "u",
+    "esd-x": "x", "esd-x-strict": "strict", "esd-u": "u", "esd-all": "full",
+}  # fmt: skip
+"""What trains, also as the authors' two programs call it."""
 
 
 @methods.register("esd")
@@ -79,10 +87,17 @@ class ESD(Method[Denoises]):
             {"train": "x", "iterations": 200, "lr": 5e-5, "batch_size": 1, "eta": 1.0, "guidance": 3.0,
              "sampling": "base", "pool": 200},
         ),
+        "sdxl": Preset(
+            "authors' program for diffusers, Stable Diffusion XL",
+            {"train": "x", "iterations": 200, "lr": 2e-4, "batch_size": 1, "eta": 1.0, "guidance": 2.0,
+             "sampling": "base", "pool": 200},
+        ),
     }  # fmt: skip
+    own: ClassVar = "diffusers"
 
-    train: Trained = knob(
-        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
+    train: Spelled = knob(
+        "x",
+        "cross-attention, strictly its keys and values, all but it, self-attention, or all; or as the authors call it",
     )
     iterations: int = knob(60, "steps of Adam", ge=1, search=(20, 200))
     lr: float = knob(5e-4, "step size of Adam", gt=0, search=(1e-5, 2e-3))
@@ -107,7 +122,8 @@ class ESD(Method[Denoises]):
             Mismatch: If nothing of what is to train is in the model.
         """
         told, losses = self._told(subject, data), []
-        with only(subject.module, chosen(subject, self.train)) as params, mode(subject.module, train=False):
+        part = SPELLED[self.train]
+        with only(subject.module, chosen(subject, part)) as params, mode(subject.module, train=False):
             opt = torch.optim.Adam(params, self.lr)
             if self.sampling == "base":
                 examples = self._from_base(subject, told, len(data.concept), run)

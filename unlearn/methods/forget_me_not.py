@@ -52,6 +52,7 @@ class ForgetMeNot(Method[AttendsToExamples]):
             {"train": "full", "iterations": 35, "lr": 2e-6, "batch_size": 1, "norm": "joint", "ends": True},
         ),
     }
+    own: ClassVar = "paper"
 
     expected_failures: ClassVar = {
         "concept": "Steps that forget a digit of the embedded pipeline harm other digits and inks as much; the default spares these and forgets next to nothing."

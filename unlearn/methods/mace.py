@@ -66,6 +66,7 @@ class MACE(Method[AttendsToDrawings]):
         "explicit": Preset("authors' configuration for explicit content, Stable Diffusion 1.4",
                            {"images": 8, "iterations": 120, "lr": 1e-5, "batch_size": 1, "ends": False}),
     }  # fmt: skip
+    own: ClassVar = "paper"
     expected_failures: ClassVar = {
         "concept": "On the embedded pipeline a quarter to two thirds of the drawings still show it; padding says it as well.",
     }

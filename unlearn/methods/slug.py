@@ -58,6 +58,7 @@ class SLUG(Method[Prompted]):
             "authors' search on UnlearnCanvas, Stable Diffusion 1.5", {"first": 0.4, "tries": 10}
         ),
     }
+    own: ClassVar = "canvas"
 
     first: float = knob(0.1, "first step, in units of ‖θ‖ / ‖g_f‖", gt=0, search=(0.01, 1.0))
     tries: int = knob(10, "steps that are tried on each layer", ge=1)

@@ -72,6 +72,7 @@ class SPM(Method[Adapts]):
              "guidance": 3.0, "sampling": "student", "warmup": 500, "cycles": 3, "transport": "both"},
         ),
     }  # fmt: skip
+    own: ClassVar = "paper"
 
     iterations: int = knob(120, "steps of AdamW", ge=1, search=(50, 3000))
     lr: float = knob(5e-3, "step size of AdamW", gt=0, search=(1e-4, 1e-2))

@@ -27,7 +27,8 @@ def pictures(vae: nn.Module | None, z: Tensor) -> Tensor:
     """
     if vae is not None:
         net: Any = vae.to(z.device)
-        z = net.decode(z / net.config.scaling_factor + (net.config.shift_factor or 0.0)).sample
+        scaled = z / net.config.scaling_factor + (net.config.shift_factor or 0.0)
+        z = net.decode(scaled.to(like(net))).sample.to(z)
     return ((z.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1)
 
 
@@ -44,7 +45,7 @@ def latents_of(vae: nn.Module | None, images: Tensor, channels: int) -> Tensor:
     if vae is None:
         return x[:, :channels]
     net: Any = vae.to(x.device)
-    mean: Tensor = net.encode(x).latent_dist.mean
+    mean = net.encode(x.to(like(net))).latent_dist.mean.to(x)
     found: Tensor = (mean - (net.config.shift_factor or 0.0)) * net.config.scaling_factor
     return found
 
