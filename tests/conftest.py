@@ -53,3 +53,19 @@ def _plugins():
     for name in set(sys.modules) - modules:
         if name.startswith("unlearn_file_"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a layout."""
+    from pipelines import made
+
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def folder(layout):
+        path = root / layout
+        if not path.is_dir():
+            made(layout).save_pretrained(path)
+        return path
+
+    return folder

@@ -1,11 +1,25 @@
 """Tiny random pipelines of every layout, built from configurations, as plain diffusers has them."""
 
+import copy
 import functools
 
 import torch
 
+from unlearn.data import Batch, Resident, Split
+from unlearn.ops import hub
+from unlearn.sources import Arrays
+from unlearn.subjects._layouts import packed
+from unlearn.subjects._pipelines import Drawing, subject_of
+
 WORDS = ("a", "an", "cat", "dog", "picture", "of", "the", "style", "monet", "van", "gogh")
 TOKENS = 12  # of a prompt for CLIP
+STEPS, GUIDANCE, SIZE = 3, 2.0, 16
+UNETS = ("sd1", "sd2", "sdxl")
+TEXTS = ["a cat", "the dog"]
+TRAINED = {
+    "x": {"unet": (".attn2.",), "transformer": (".add_q_proj.", ".add_k_proj.", ".add_v_proj.", ".to_add_out.")},
+    "strict": {"unet": (".attn2.to_k.", ".attn2.to_v."), "transformer": (".add_k_proj.", ".add_v_proj.")},
+}  # fmt: skip
 LAYOUTS = ("sd1", "sd2", "sdxl", "sd3", "flux-dev", "flux-schnell")
 
 
@@ -164,3 +178,65 @@ MAKERS = {
     "flux-dev": functools.partial(flux, True),
     "flux-schnell": functools.partial(flux, False),
 }
+
+
+@functools.cache
+def made(layout):
+    hub.quiet()
+    return build(layout)
+
+
+def pipe_of(layout):
+    """A private pipeline of this layout."""
+    found = made(layout)
+    pipe = type(found)(**{n: copy.deepcopy(m) for n, m in found.components.items()})
+    if layout.startswith("flux"):
+        pipe.default_sample_size = found.default_sample_size
+    return pipe
+
+
+def loaded(layout, size=SIZE):
+    return subject_of(pipe_of(layout), Drawing(STEPS, GUIDANCE, size))
+
+
+def batch(found, texts=TEXTS):
+    ids = found.ids(texts)
+    return Batch(torch.zeros(len(ids), 0), ids, torch.arange(len(ids)))
+
+
+def rng(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def told(found, *texts):
+    """A set of prompts."""
+    return Resident(Arrays(torch.zeros(len(texts), 0), found.ids(texts)))
+
+
+def split(found, concept=("cat", "a cat"), anchor=("", ""), preserve=("the dog",)):
+    return Split(
+        None, None, None, None, None, told(found, *concept), told(found, *anchor), told(found, *preserve)
+    )
+
+
+def trained(layout, train):
+    """Names of the tensors that ESD may change."""
+    component = "unet" if layout in UNETS else "transformer"
+    names = made(layout).components[component].state_dict()
+    found = {f"{component}.{n}" for n in names if any(part in f".{n}" for part in TRAINED[train][component])}
+    last = ".transformer_blocks.1.attn.add_q_proj."  # of SD3's last block: what the text stream becomes is not used
+    return {n for n in found if layout != "sd3" or last not in n}
+
+
+def plain(pipe, subject, layout, texts=TEXTS):
+    """What plain diffusers draws from the latents that a subject would start from."""
+    pipe.set_progress_bar_config(disable=True)
+    z = torch.randn(len(texts), *subject.shape, generator=rng())
+    if layout.startswith("flux"):
+        z = packed(z)
+    guided = {"guidance_scale": GUIDANCE}
+    if layout == "flux-schnell":
+        guided = {"true_cfg_scale": GUIDANCE, "negative_prompt": [""] * len(texts)}
+    return pipe(
+        texts, latents=z, height=SIZE, width=SIZE, num_inference_steps=STEPS, output_type="pt", **guided
+    ).images

@@ -137,10 +137,13 @@ def erase(
         runs.vacant(out)
     tries = api.build_attacks(attack or ())
     asked = runs.erasing(scenario, concepts, given)
+    built = api.build_method(method, values.get(method, {}), preset, own=asked.name == "pipeline")
+    if out is not None:
+        runs.exportable(out, built)
     if tries:
         runs.judged(asked)
     job = runs.Job(
-        asked, [api.build_method(method, values.get(method, {}), preset, own=asked.name == "pipeline")],
+        asked, [built],
         api.joint_seeds(seed, 1), [*api.chosen(split_names(metrics)), *tries], 1, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:

@@ -13,18 +13,17 @@ from torch import nn
 from unlearn.data import Resident, Sealed, Split
 from unlearn.errors import BadWeights, Mismatch
 from unlearn.method import Method, requires
+from unlearn.ops.low_rank import merge
 from unlearn.ops.naming import Naming
 from unlearn.ops.verbs import like
 from unlearn.patch import weights_hash
 from unlearn.registry import methods
 from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays
-from unlearn.subject import Adapts, Steers, Subject
+from unlearn.subject import Adapts, Subject
 from unlearn.subjects._pipelines import Loaded, subject_of
 
 SETS = ("concept", "anchor", "preserve")
-BESIDE = (Steers, Adapts)
-"""Protocols of methods that leave the weights alone and act while the model draws."""
 
 
 def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], seed: int) -> None:
@@ -51,10 +50,21 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], 
         for naming in asked:
             before = weights_hash(subject.module.state_dict())
             with seeded_globals(seed, device), _in_single_precision(subject.module):
-                subject = method.unlearn(subject, _lent(method, loaded, naming, device), Run(seed, device))
+                subject = _merged(
+                    method.unlearn(subject, _lent(method, loaded, naming, device), Run(seed, device))
+                )
             _check_edit(method, naming, before, subject)
         for name, module in subject.module.named_children():
             setattr(pipeline, name, module)
+
+
+def _merged(subject: Any) -> Any:
+    """The same model with its adapters, which act alike on every prompt, in its weights."""
+    if not isinstance(subject, Adapts) or not subject.adapters():
+        return subject
+    bare = subject.bare()
+    merge(bare.module, subject.adapters())
+    return bare
 
 
 def _check_edit(method: Method[Any], naming: Naming, before: str, done: Subject) -> None:
@@ -91,10 +101,8 @@ def _check(method: Method[Any], subject: Subject) -> None:
 
 def _fits(method: Method[Any], subject: Subject) -> bool:
     """Whether a method edits such a subject's own weights and reads nothing but prompts."""
-    need = requires(type(method))
-    beside = any(base in need.__mro__ for base in BESIDE)
     reads = {name.partition(".")[0] for name in method.reads()}
-    return isinstance(subject, need) and not beside and reads <= {*SETS}
+    return isinstance(subject, requires(type(method))) and not method.beside() and reads <= {*SETS}
 
 
 def _lent(method: Method[Any], loaded: Loaded, naming: Naming, device: torch.device) -> Split:

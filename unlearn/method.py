@@ -14,7 +14,7 @@ from unlearn.errors import Mismatch, UnknownName
 from unlearn.knobs import Declared
 from unlearn.registry import unknown
 from unlearn.runtime import Run
-from unlearn.subject import Subject
+from unlearn.subject import Adapts, Steers, Subject
 
 S = TypeVar("S", bound=Subject)
 
@@ -68,6 +68,10 @@ class Method(Declared, ABC, Generic[S]):
         Returns:
             The subject, or a wrapper with the same protocols.
         """
+
+    def beside(self) -> bool:
+        """Whether what it returns acts beside the model's weights, so that no file of weights can hold it."""
+        return any(base in requires(type(self)).__mro__ for base in (Steers, Adapts))
 
     def restore(self, subject: S, state: Mapping[str, Tensor]) -> S:
         """What `unlearn` returned, made again without unlearning; a method that returns a wrapper says how.

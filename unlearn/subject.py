@@ -202,6 +202,7 @@ class Adapts(Denoises, Protocol):
                 beside layers of the model's module, see `unlearn.ops.low_rank`. Called with text states (B, L, D) and
                 ids of prompts, and with the text states of its own prompts (P, L, D), it says how strong its
                 maps are for each prompt, (B,). A whole trajectory, ε(∅) too, goes by the strength for its prompt.
+                Where `constant` is true, that is 1 for every prompt.
 
         Raises:
             Mismatch: If the maps are for another architecture.

@@ -66,6 +66,8 @@ def judge(tmp_path_factory):
         (["horse", "--model", "MODEL", "--judge", "JUDGE"], ["no label of the judge called 'horse'", "cat, dog, monet"]),
         (["cat", "--model", "MODEL", "--judge", "MODEL"], ["no image classifier at"]),
         (["cat", "--model", "MODEL", "--out", "MODEL"], ["is there already", "--out"]),
+        (["cat", "--model", "MODEL", "--method", "sld", "--out", "NEW"], ["sld acts beside the pipeline's own weights", "FILE.safetensors"]),
+        (["cat", "--model", "MODEL", "--method", "spm", "--out", "NEW"], ["spm acts beside the pipeline's own weights"]),
         (["cat", "--model", "MODEL", "--method", "ssd"], ["ssd needs forget data, which pipeline does not offer", "or one of", "esd"]),
         (["cat", "--model", "MODEL", "--lr", "-1"], ["esd: lr must be > 0, got -1.0"]),
         (["cat", "--model", "MODEL", "--metrics", "concept-accuracy", *FAST], ["no judge looks at concepts", "--metrics"]),

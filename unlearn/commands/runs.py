@@ -142,6 +142,14 @@ def vacant(out: Path) -> None:
         raise BadValue(f"{out} is there already; choose a new place with --out")
 
 
+def exportable(out: Path, method: Method[Any]) -> None:
+    """Refuses a folder for a model that is more than its weights, before hours are spent on it."""
+    if out.suffix != ".safetensors" and method.beside():
+        raise BadValue(
+            f"{method.name} acts beside the pipeline's own weights, which plain diffusers would leave out of a folder; give --out FILE.safetensors, or another method"
+        )
+
+
 def save(subject: Subject, out: Path, scenario: Scenario, notes: Mapping[str, Any]) -> None:
     """Writes unlearned weights in the format that they came in; beside a pipeline's, the patch.
 

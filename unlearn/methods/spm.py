@@ -127,6 +127,10 @@ class SPM(Method[Adapts]):
             run.note(erasing=erasing, anchoring=anchoring)
         return subject.adapted(membrane)
 
+    def beside(self) -> bool:
+        """Not where γ is always 1: then U D can be added to the weights."""
+        return self.transport != "always"
+
     def restore(self, subject: Adapts, state: Mapping[str, Tensor]) -> Adapts:
         """See `Method.restore`; all that was added is one adapter."""
         prefix = f"adapters.{len(subject.adapters())}."
@@ -166,6 +170,9 @@ class Membrane(nn.Module):
         maps: Low-rank maps.
         spm: The hyper-parameters.
         empty: Token ids of the empty prompt, with shape (L,).
+
+    Attributes:
+        constant: Whether γ is 1 for every prompt.
     """
 
     prompts: Tensor
@@ -175,6 +182,7 @@ class Membrane(nn.Module):
         self.register_buffer("prompts", prompts.clone())
         self.maps, self.spm = maps, spm
         self.names = names(prompts, empty)
+        self.constant = spm.transport == "always"
 
     def forward(self, states: Tensor, ids: Tensor, own: Tensor) -> Tensor:
         """γ, with shape (B,).

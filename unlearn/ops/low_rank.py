@@ -85,6 +85,30 @@ def applied(module: nn.Module, maps: nn.ModuleDict, scale: float | Tensor) -> It
             hook.remove()
 
 
+def factors(adapters: Iterable[Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What adapters add up to: D (R, I, ...) and U (O, R, ...) by the name of the layer, all ranks side by side.
+
+    Args:
+        adapters: Each has `maps`, see `beside`.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for adapter in adapters:
+        for name, low in adapter.maps.items():
+            own = (low.get_parameter("down").detach(), low.get_parameter("up").detach())
+            layer = name.replace("/", ".")
+            down, up = zip(*([found[layer]] if layer in found else []), own, strict=True)
+            found[layer] = torch.cat(down), torch.cat(up, 1)
+    return found
+
+
+@torch.no_grad()
+def merge(module: nn.Module, adapters: Iterable[Any]) -> None:
+    """Adds U D of each map to the weight of its layer, for good."""
+    for name, (down, up) in factors(adapters).items():
+        weight = module.get_parameter(f"{name}.weight")
+        weight.add_((up.flatten(1) @ down.flatten(1)).view_as(weight).to(weight))
+
+
 def check_fit(module: nn.Module, maps: nn.ModuleDict) -> None:
     """Refuses a module that is not built like the one that the maps were made for.
 

@@ -6,15 +6,16 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from unlearn.errors import BadValue, BadWeights, Mismatch
-from unlearn.patch import Patch, load_tensors, make_patch, save_tensors
+from unlearn.ops.low_rank import factors
+from unlearn.patch import Patch, load_tensors, make_lora_patch, make_patch, save_tensors
 from unlearn.store import replacing
-from unlearn.subject import Subject
+from unlearn.subject import Adapts, Subject
 
 SAFER = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 BESIDE = (
@@ -51,7 +52,7 @@ class FromPipeline(Subject, Protocol):
 
 
 def edit_of(before: Subject, done: Subject, notes: Mapping[str, Any]) -> Patch:
-    """What was changed in a pipeline.
+    """What was changed in a pipeline: tensors, or low-rank factors where all that was added always acts alike.
 
     Args:
         before: The pipeline as it was.
@@ -59,8 +60,13 @@ def edit_of(before: Subject, done: Subject, notes: Mapping[str, Any]) -> Patch:
         notes: What the patch says of itself, as JSON.
 
     Raises:
-        Mismatch: If something was added that is no part of the pipeline.
+        Mismatch: If something was added that no weight can hold.
     """
+    adapters: list[Any] = done.adapters() if isinstance(done, Adapts) else []
+    if adapters and all(getattr(a, "constant", False) for a in adapters):
+        edited = make_patch(before.module, cast(Adapts, done).bare().module, notes)
+        if not edited.names:
+            return make_lora_patch(before.module, factors(adapters), notes)
     added = done.module.state_dict().keys() - before.module.state_dict().keys()
     if added:
         raise Mismatch(
