@@ -154,7 +154,7 @@ def _again(report: Report, on: Bench, metrics: Sequence[Metric]) -> tuple[Report
 
 def erase(
     pipeline: Any,
-    concept: str | Sequence[str],
+    concept: str | Sequence[str | Sequence[str]],
     method: str | Method[Any] = "esd",
     *,
     preserve: Sequence[str] = (),
@@ -170,7 +170,8 @@ def erase(
     Args:
         pipeline: A StableDiffusionPipeline (1 or 2), StableDiffusionXLPipeline, StableDiffusion3Pipeline or
             FluxPipeline.
-        concept: Name of what is to be erased, such as "Van Gogh", or several.
+        concept: Name of what is to be erased, such as "Van Gogh", or several, one after another; those that are a
+            sequence of their own, as in [("Van Gogh", "Monet")], at once.
         method: A registered name, for the setting that its authors published for such a pipeline where there is
             one, or a method with its hyper-parameters, such as `methods.get("esd").preset("sdxl")`.
         preserve: Names of what must stay, for methods that read some.
@@ -189,7 +190,8 @@ def erase(
         raise BadValue(f"{method.name} has its hyper-parameters already; leave out {', '.join(values)}")
     built = build_method(method, values, own=True) if isinstance(method, str) else method
     names = [concept] if isinstance(concept, str) else list(dict.fromkeys(concept))
-    asked = [Naming(name, tuple(preserve), anchor) for name in names]
+    groups = [[name] if isinstance(name, str) else list(dict.fromkeys(name)) for name in names]
+    asked = [[Naming(name, tuple(preserve), anchor) for name in group] for group in groups]
     with within_memory():
         erase_in_place(pipeline, built, asked, seed)
     return pipeline

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unlearn import figures
+from unlearn.concepts import at_once
 from unlearn.data import Counted, Handle, Sealed, Split, Statistics
 from unlearn.errors import Mismatch
 from unlearn.method import Method, requires
@@ -77,7 +78,8 @@ class Bench:
             trial = pool.trial(seeds, step, previous, oracles)
             report, done = self.execute(trial, method, metrics)
             results.append((report, done))
-            previous = Model(done, report.recipe["unlearned"], None)
+            if not at_once(pool.scenario.request):
+                previous = Model(done, report.recipe["unlearned"], None)
         return results
 
     def execute(self, trial: Trial, method: Method[Any], metrics: Sequence[Metric]) -> tuple[Report, Subject]:

@@ -96,6 +96,7 @@ def erase(
         list[str],
         typer.Argument(help="Concepts: names that the scenario knows, or words for your own model."),
     ],
+    together: Annotated[bool, typer.Option("--together", help="Erase them at once.")] = False,
     method: Annotated[
         str, typer.Option(help="Method, see `unlearn methods`.", autocompletion=lambda: _names())
     ] = ERASER,
@@ -126,7 +127,7 @@ def erase(
     json: Json = False,
     values: Any = None,
 ) -> None:
-    """Erase concepts from a model that draws, one after another, and show what it draws afterwards."""
+    """Erase concepts from a model that draws, one after another or at once, and show what it draws."""
     from unlearn import api
     from unlearn.commands import runs
     from unlearn.commands.options import split_names
@@ -136,7 +137,7 @@ def erase(
     if out is not None:
         runs.vacant(out)
     tries = api.build_attacks(attack or ())
-    asked = runs.erasing(scenario, concepts, given)
+    asked = runs.erasing(scenario, concepts, given, together)
     built = api.build_method(method, values.get(method, {}), preset, own=asked.name == "pipeline")
     if out is not None:
         runs.exportable(out, built)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,19 @@ class Gallery:
     def asks(self) -> Tensor:
         """Whether a prompt asks for the concept to be erased, with shape (N,)."""
         return self.asked[self.axis] == self.target
+
+    def without(self, concepts: Collection[str]) -> Tensor:
+        """Which prompts ask for none of some concepts, with shape (N,)."""
+        kept = torch.ones(len(self.captions), dtype=torch.bool)
+        for axis, ids in self.asked.items():
+            gone = [k for k, name in enumerate(self.names[axis]) if name in concepts]
+            kept &= ~torch.isin(ids, torch.tensor(gone, dtype=ids.dtype))
+        return kept
+
+    def take(self, kept: Tensor) -> Gallery:
+        """The same over some of its prompts, given as a mask of shape (N,)."""
+        captions = tuple(c for c, k in zip(self.captions, kept.tolist(), strict=True) if k)
+        return replace(self, captions=captions, asked={a: ids[kept] for a, ids in self.asked.items()})
 
 
 def seen(logits: Tensor) -> Tensor:

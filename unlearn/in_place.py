@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearn.concepts import merged
 from unlearn.data import Resident, Sealed, Split
 from unlearn.errors import BadWeights, Mismatch
 from unlearn.method import Method, requires
@@ -19,21 +20,21 @@ from unlearn.ops.verbs import like
 from unlearn.patch import weights_hash
 from unlearn.registry import methods
 from unlearn.runtime import Run, seeded_globals
-from unlearn.sources import Arrays
+from unlearn.sources import Arrays, Source
 from unlearn.subject import Adapts, Subject
 from unlearn.subjects._pipelines import Loaded, subject_of
 
 SETS = ("concept", "anchor", "preserve")
 
 
-def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], seed: int) -> None:
-    """Erases concepts one after another; which weights train is as before when it is done.
+def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Sequence[Naming]], seed: int) -> None:
+    """Erases groups of concepts one after another; which weights train is as before when it is done.
 
     Args:
         pipeline: See `unlearn.api.erase`.
         method: The method.
-        asked: What is to be erased, in order.
-        seed: Of the method, for each concept anew.
+        asked: What is to be erased, in order; a group at once.
+        seed: Of the method, for each group anew.
 
     Raises:
         Mismatch: If the pipeline is of an unknown class, or the method does not fit it.
@@ -45,15 +46,15 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Naming], 
         subject = loaded.subject
         _check(method, subject)
         device = like(subject.module).device
-        for naming in asked:
+        for naming in (n for group in asked for n in group):
             loaded.check(naming)
-        for naming in asked:
+        for group in asked:
             before = weights_hash(subject.module.state_dict())
             with seeded_globals(seed, device), _in_single_precision(subject.module):
                 subject = _merged(
-                    method.unlearn(subject, _lent(method, loaded, naming, device), Run(seed, device))
+                    method.unlearn(subject, _lent(method, loaded, group, device), Run(seed, device))
                 )
-            _check_edit(method, naming, before, subject)
+            _check_edit(method, group, before, subject)
         for name, module in subject.module.named_children():
             setattr(pipeline, name, module)
 
@@ -67,10 +68,11 @@ def _merged(subject: Any) -> Any:
     return bare
 
 
-def _check_edit(method: Method[Any], naming: Naming, before: str, done: Subject) -> None:
+def _check_edit(method: Method[Any], group: Sequence[Naming], before: str, done: Subject) -> None:
+    names = " and ".join(repr(naming.concept) for naming in group)
     if weights_hash(done.module.state_dict()) == before:
         raise BadWeights(
-            f"{method.name} changed no weight, so {naming.concept!r} is not erased; give it more steps or larger ones"
+            f"{method.name} changed no weight, so {names} is not erased; give it more steps or larger ones"
         )
     if not all(p.isfinite().all() for p in done.module.parameters()):
         raise BadWeights(
@@ -105,14 +107,18 @@ def _fits(method: Method[Any], subject: Subject) -> bool:
     return isinstance(subject, requires(type(method))) and not method.beside() and reads <= {*SETS}
 
 
-def _lent(method: Method[Any], loaded: Loaded, naming: Naming, device: torch.device) -> Split:
+def _lent(method: Method[Any], loaded: Loaded, group: Sequence[Naming], device: torch.device) -> Split:
     """The sets that a method declared; the rest is sealed."""
     sets: dict[str, Any] = {f.name: Sealed(f.name, method.name) for f in dataclasses.fields(Split)}
-    for name, texts in naming.sets().items():
+    for name, source in merged([_prompts(loaded, naming) for naming in group]).items():
         if name in method.reads():
-            source = Arrays(torch.zeros(len(texts), 0), loaded.ids(texts))
             sets[name] = Resident(source, device=device)
     return Split(**sets)
+
+
+def _prompts(loaded: Loaded, naming: Naming) -> dict[str, Source]:
+    texts = naming.sets()
+    return {n: Arrays(torch.zeros(len(some), 0), loaded.ids(some)) for n, some in texts.items()}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearn.concepts import asked, at_once
 from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
 from unlearn.errors import BadData, BadValue, BadWeights
 from unlearn.ops.recipe import Recipe
@@ -156,14 +157,15 @@ class Pool:
         if handles:
             probe(original.subject, handles["forget"])
             views = audit_views(request, self.material, removed, now)
-        handles |= {name: self.shelf.on(source) for name, source in self.scenario.prompts(request).items()}
+        prompts, gallery = asked(self.scenario, step)
+        handles |= {name: self.shelf.on(source) for name, source in prompts.items()}
         if views and before.any():
             handles["forgotten"] = self.shelf.of(train, before)
         notes: tuple[str, ...] = ()
         made: list[Model] = []
         if self.can_train():
             made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
-        elif (given := self.scenario.oracle(request)) is not None and not before.any():
+        elif (given := self.scenario.oracle(request)) is not None and self._alone(before):
             made = [self._given(given)]
             notes = (
                 "Original and oracle were trained before and are shipped, so that there is one of each.",
@@ -179,8 +181,12 @@ class Pool:
             views, removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
-            self.scenario.gallery(request),
+            gallery,
         )  # fmt: skip
+
+    def _alone(self, before: Tensor) -> bool:
+        """Whether nothing else was or is forgotten with a request."""
+        return not before.any() and not at_once(self.scenario.request)
 
     def _examples(self, forget: Tensor, kept: Tensor) -> dict[str, Resident | Stream]:
         """Handles on the examples; none where there are only prompts."""
@@ -200,7 +206,7 @@ class Pool:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
         *earlier, (request, forget) = drawn(self.scenario, self.material.train.labels, seeds.draw)[: step + 1]
         before = torch.zeros_like(forget)
-        for _, gone in earlier:
+        for _, gone in () if at_once(self.scenario.request) else earlier:
             before |= gone
         if not forget.any():
             raise BadValue(f"{request}: all of it was forgotten by an earlier request; leave it out")
@@ -332,7 +338,10 @@ def _draws(report: Entry) -> bool:
 
 
 def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, Tensor]]:
-    """The requests of a scenario with what each forgets that none before did, as masks of shape (N,)."""
+    """The requests of a scenario with what each forgets that none before did, as masks of shape (N,).
+
+    Requests that are served at once forget what any of them names.
+    """
     found: list[tuple[Request, Tensor]] = []
     before = torch.zeros(len(labels.y), dtype=torch.bool)
     for k, request in enumerate(steps(scenario.request)):
@@ -340,4 +349,4 @@ def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, 
         forget[request.rows(labels, torch.Generator().manual_seed(draw + 7919 * k))] = True
         found.append((request, forget & ~before))
         before |= forget
-    return found
+    return [(request, before) for request, _ in found] if at_once(scenario.request) else found

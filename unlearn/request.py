@@ -190,10 +190,11 @@ class ForgetNoise(Request):
 
 
 class ForgetSequence(Request):
-    """Several requests one after another: `class=3+class=5`."""
+    """Several requests one after another, `class=3+class=5`, or several concepts at once, `concept=three&concept=four`."""
 
     kind: ClassVar[str] = "sequence"
     steps: tuple[Request, ...] = knob(..., "the requests, in order")
+    together: bool = knob(False, "whether one unlearning serves them all")
 
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
         """Everything that any of the requests names; the bench serves them one by one."""
@@ -201,11 +202,11 @@ class ForgetSequence(Request):
         return rows
 
     def __str__(self) -> str:
-        return "+".join(map(str, self.steps))
+        return ("&" if self.together else "+").join(map(str, self.steps))
 
     def to_dict(self) -> dict[str, Any]:
         """Steps with their kinds."""
-        return {"steps": [request_dict(s) for s in self.steps]}
+        return {"steps": [request_dict(s) for s in self.steps], "together": self.together}
 
 
 KINDS: dict[str, type[Request]] = {
@@ -228,15 +229,18 @@ def parse(text: str) -> Request:
 
     Args:
         text: `class=3`, `subclass=rocket`, `random=0.1`, `group=alice`, `noisy`, `indices=1:5:8`, the path
-            of a file with one position in each line, or several of these joined by `+`.
+            of a file with one position in each line, or several of these joined by `+`; concepts may be joined by
+            `&`, to be erased at once.
 
     Raises:
         BadValue: If it is none of these.
 
     Example:
-        >>> parse("class=3+class=5")
-        ForgetSequence(steps=(ForgetClass(label='3'), ForgetClass(label='5')))
+        >>> [str(step) for step in parse("class=3+class=5").steps]
+        ['class=3', 'class=5']
     """
+    if "&" in text and not _is_file(text.removeprefix("indices=")):
+        return at_once([parse(t) for t in text.split("&")])
     if "+" in text and not _is_file(text.removeprefix("indices=")):
         return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
     kind, _, value = text.partition("=")
@@ -259,6 +263,19 @@ def parse(text: str) -> Request:
     )
 
 
+def at_once(asked: Sequence[Request]) -> ForgetSequence:
+    """Several concepts to be erased by one unlearning.
+
+    Raises:
+        BadValue: If something else is among them.
+    """
+    if other := [r for r in asked if not isinstance(r, ForgetConcept)]:
+        raise BadValue(
+            f"{other[0]} cannot be forgotten at once with something else; join concepts by &, and everything else by +, one after another"
+        )
+    return ForgetSequence(steps=tuple(asked), together=True)
+
+
 def request_dict(request: Request) -> dict[str, Any]:
     """A request as JSON; `request_from` turns it back."""
     return {"kind": request.kind, **request.to_dict()}
@@ -268,7 +285,9 @@ def request_from(values: dict[str, Any]) -> Request:
     """Builds a request from its JSON."""
     fields = {k: v for k, v in values.items() if k != "kind"}
     if values["kind"] == "sequence":
-        return ForgetSequence(steps=tuple(request_from(s) for s in fields["steps"]))
+        return ForgetSequence(
+            steps=tuple(request_from(s) for s in fields["steps"]), together=fields.get("together", False)
+        )
     return KINDS[values["kind"]].from_dict(fields)
 
 

@@ -78,6 +78,32 @@ def test_two_concepts_are_erased_one_after_the_other(tmp_path):
     assert page.read_text().count("The same prompts from the same noise") == 2
 
 
+def test_one_edit_is_reported_for_each_concept(unlearn, tmp_path):
+    words = [
+        "three",
+        "seven",
+        "--together",
+        "--method",
+        "uce",
+        "--scenario",
+        "ink/drawings=1,steps=2",
+        "--json",
+    ]
+    code, out, err = unlearn("erase", *words, at=tmp_path / "store")
+    assert code == 0, err
+    one, two = (Report.model_validate(r) for r in json.loads(out))
+    assert [r.figures["drawings"]["concept"] for r in (one, two)] == ["three", "seven"]
+    assert (
+        one.weights["unlearned"]
+        == two.weights["unlearned"]
+        != one.weights["original"]
+        == two.weights["original"]
+    )
+    assert one.costs.read == two.costs.read and one.score("erasure/ua").reference is None
+    assert not any("seven" in c for c in one.figures["drawings"]["captions"])
+    assert len(list((tmp_path / "store" / "unlearned").iterdir())) == 1, "unlearned once"
+
+
 RUIN = '''
 import torch
 

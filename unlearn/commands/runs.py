@@ -89,13 +89,14 @@ def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:
     return api.as_scenario(text, forget, **options)
 
 
-def erasing(text: str, concepts: Sequence[str], own: Mapping[str, Any]) -> Scenario:
-    """The scenario in which some concepts are erased, one after another.
+def erasing(text: str, concepts: Sequence[str], own: Mapping[str, Any], together: bool = False) -> Scenario:
+    """The scenario in which some concepts are erased.
 
     Args:
         text: A scenario without a request, such as `ink` or `ink/drawings=2`.
         concepts: Their names.
         own: Options of the command about the user's own model.
+        together: Whether at once, not one after another.
 
     Raises:
         BadValue: If the scenario draws nothing, its text holds a request, or it is not for the user's own model.
@@ -113,7 +114,9 @@ def erasing(text: str, concepts: Sequence[str], own: Mapping[str, Any]) -> Scena
             f"--scenario {text} holds a request; name the concepts as words, as in `unlearn erase {asked[0].concept}`"
         )
     options = chosen_options(own, scenarios.get(text.partition("/")[0]))
-    built = parse(text, asked[0] if len(asked) == 1 else ForgetSequence(steps=asked), **options)
+    built = parse(
+        text, asked[0] if len(asked) == 1 else ForgetSequence(steps=asked, together=together), **options
+    )
     for request in asked:
         if built.gallery(request) is None:
             raise BadValue(
