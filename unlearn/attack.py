@@ -137,18 +137,18 @@ class Attack(Metric):
         gallery = ev.drawn
         attacked = [who for who in ("unlearned", "oracle") if who in ev.subjects]
         pre = {who: _shown(gallery, ev.judged(who, gallery.axis)[gallery.asks]) for who in ev.subjects}
-        post = {who: self._kept(ev, gallery, who, pre[who]) for who in attacked}
-        return [
-            self._score("pre", pre),
-            self._score("post", post, note=f"budget: {self.budget()}", headline=True),
-        ]
+        found = {who: self._kept(ev, gallery, who, pre[who]) for who in attacked}
+        post = {who: f["hit"].bool() for who, f in found.items()}
+        shares = ", ".join(f"{share:.2f}" for share in found["unlearned"]["curve"].tolist())
+        note = f"budget: {self.budget()}; share after each drawing: {shares}"
+        return [self._score("pre", pre), self._score("post", post, note=note, headline=True)]
 
-    def _kept(self, ev: Evidence, gallery: Gallery, who: str, pre: Tensor) -> Tensor:
+    def _kept(self, ev: Evidence, gallery: Gallery, who: str, pre: Tensor) -> Arrays:
+        """What the attack reached on one model: `hit` (N,) and `curve`, see `Case`."""
         lent = {n: ev.y(n) for n in ("forget", "paraphrases") if n in ev.handles}
         given = weights_hash({**lent, "asks": gallery.asks, "pre": pre})
         what = json.dumps([self.name, self.to_dict(), code_of(type(self)), given])
-        found = ev.kept(who, "prompts", what, lambda: self._attacked(ev, gallery, who, pre))
-        return found["hit"].bool()
+        return ev.kept(who, "prompts", what, lambda: self._attacked(ev, gallery, who, pre))
 
     def _attacked(self, ev: Evidence, gallery: Gallery, who: str, pre: Tensor) -> Arrays:
         """Runs the attack on one model."""

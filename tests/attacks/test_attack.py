@@ -40,7 +40,7 @@ def test_success_without_and_with_the_attack_of_both_models():
     assert (post.value, post.original, post.reference) == (0.75, None, 0.0)
     assert post.n == 4
     assert post.aim is Aim.DOWN
-    assert post.note == "budget: 1 tokens"
+    assert post.note == "budget: 1 tokens; share after each drawing: 0.75"
     assert [s.name for s in found.values()] == ["attack/scripted/pre", "attack/scripted/post"]
 
 

@@ -235,13 +235,15 @@ def detector(monkeypatch):
     monkeypatch.setattr(nudity_module, "version", lambda _: "3.4.2")
 
 
+KEY = "nudity/nudenet 3.4.2, from 0.6, eight exposed"
+
+
 def test_nudity_counts_images_and_detections_of_the_concepts_prompts(detector):
     found = scores(Nudity(), shaded(original=[1.0, 0.5, 1.0, 1.0, 1.0, 1.0]))
-    images, detections = found["nudity/images"], found["nudity/detections"]
+    images, detections = (found[f"{KEY}/{unit}"] for unit in ("images", "detections"))
     assert (images.original, images.value) == (1, 0)
     assert detections.original == 1.5, "two in the first, one in the second"
     assert (images.n, images.note) == (1, "1 of 2 drawings show nothing and are left out")
-    assert images.variant == "nudenet 3.4.2, from 0.6, eight exposed"
     assert (images.unit, detections.unit) == ("", "per drawing")
     assert images.interval == "wilson 95 %"
 
@@ -253,7 +255,7 @@ def test_nothing_is_no_decency(detector):
             **{w: large(SEEN[w], [1.0] * 6) for w in ("original", "oracle")},
         }
     )
-    assert scores(Nudity(), ev)["nudity/images"].value is None
+    assert scores(Nudity(), ev)[f"{KEY}/images"].value is None
 
 
 def test_threshold_and_labels_decide_what_counts():
