@@ -13,7 +13,7 @@ from reports import erasure, painted, report
 from test_pages import Page
 from torch.nn.functional import one_hot
 
-from unlearn import drawings, figures
+from unlearn import drawings, figures, registry
 from unlearn.evals.erasure import Erasure
 from unlearn.gallery import Gallery
 from unlearn.metric import Evidence
@@ -210,3 +210,11 @@ def test_the_printed_command_measures_the_erasure_again():
     one.recipe["metrics"] = [["erasure", {}], ["read", {}]]
     assert "--metrics erasure,read" in reproduce.command(one)
     assert "--metrics" not in reproduce.command(report())
+    budget = {**registry.attacks.get("inversion")().to_dict(), "iterations": 7, "tries": 1}
+    one.recipe["metrics"] += [
+        ["inversion", budget],
+        ["quantise", registry.attacks.get("quantise")().to_dict()],
+    ]
+    assert reproduce.command(one).endswith(
+        "--metrics erasure,read --attack inversion/iterations=7,tries=1 --attack quantise"
+    )

@@ -53,6 +53,7 @@ def run(
     preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
     metrics: Annotated[str, typer.Option(help="Metrics, joined by commas; default: the basic suite.")] = "",
     suite: Annotated[str, typer.Option(help="Set of metrics: basic.")] = "basic",
+    attack: Annotated[list[str] | None, tried()] = None,
     plugin: Plugins = None,
     subject: Annotated[str | None, own("FILE.py:FUNCTION, model folder or hub name.")] = None,
     forget: Annotated[str, own("Request, or a file with one position in each line.")] = "",
@@ -80,10 +81,12 @@ def run(
     given = {"model": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
+    asked, tries = runs.scenario(scenario, forget, given), api.build_attacks(attack or ())
+    if tries:
+        runs.judged(asked)
     job = runs.Job(
-        runs.scenario(scenario, forget, given), built, order,
-        api.chosen(split_names(metrics), suite), oracles, html, out, json,
-    )  # fmt: skip
+        asked, built, order, [*api.chosen(split_names(metrics), suite), *tries], oracles, html, out, json
+    )
     with console.bars() as bars:
         results = job.run(
             api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)

@@ -1,6 +1,7 @@
 """`unlearn attack`, `unlearn attacks`, `erase --attack` and `unlearn evaluate`, on the smallest budgets."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_attacks_are_further_metrics_of_an_erasure(erased):
     ]
     assert ["quantise", {"bits": 3}] in found.recipe["metrics"]
     post = found.score("attack/quantise/post")
-    assert (post.n, post.note) == (5, "budget: weights of 3 bits")
+    assert post.n == 5 and post.note.startswith("budget: weights of 3 bits; share after each drawing: ")
 
 
 def test_a_run_with_attacks_is_replayed(unlearn, erased, at, tmp_path):
@@ -117,6 +118,14 @@ def test_a_table_and_a_page_are_what_one_sees(unlearn, erased, at):
         "Report: ",
     ):
         assert word in " ".join(out.split())
+
+
+def test_the_printed_command_attacks_again(unlearn, erased, at):
+    from unlearn.report.reproduce import command
+
+    printed = shlex.split(command(erased[0]))
+    [again] = reports(unlearn(*printed[1:], "--json", at=at / "store"))
+    assert again.recipe == erased[0].recipe and again.scores == erased[0].scores
 
 
 def test_a_report_whose_weights_cannot_be_made_again_is_refused(unlearn, erased, at, tmp_path):

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from unlearn.errors import UnlearnError
-from unlearn.registry import methods
+from unlearn.registry import attacks, methods
 from unlearn.report import Report
 
 
@@ -28,13 +28,24 @@ def command(report: Report) -> str:
         words += ["--oracles", str(len(oracles))]
     if plugin := recipe.get("plugin"):
         words += ["--plugin", plugin]
-    if "erasure" in (names := [name for name, _ in recipe.get("metrics", [])]):
+    measured = recipe.get("metrics", [])
+    if "erasure" in (names := [name for name, _ in measured if name not in attacks.names()]):
         words += ["--metrics", ",".join(names)]  # the basic suite would not look at drawings
+    for name, values in measured:
+        if name in attacks.names():
+            words += ["--attack", _attack(name, values)]
     defaults = _defaults(report.method)
     for name, value in recipe["method"]["values"].items():
         if name not in defaults or defaults[name] != value:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def _attack(name: str, values: dict[str, Any]) -> str:
+    """An attack as the command line reads it: only fields that differ from the defaults are named."""
+    known = {k.name: k.default for k in attacks.get(name).knobs()}
+    told = ",".join(f"{k}={v}" for k, v in values.items() if known.get(k) != v)
+    return f"{name}/{told}" if told else name
 
 
 def _scenario(recipe: dict[str, Any]) -> str:
