@@ -91,6 +91,42 @@ def page(folder, concept, reports):
     (OUT / f"{folder.name}.md").write_text("\n".join([*lines, "```", ""]))
 
 
+OVERVIEW = """# Erasing a concept from the embedded pipeline: every method, three concepts
+
+Means over three seeds: UA, the share of the concept's drawings that show another one; in-domain and cross-domain, the share
+of the others drawn right on the concept's axis and on the other. Inversion: share of the concept's prompts that show it after
+a word was learnt for it from 25 images, at seed 0; what is not far above the oracle's is no memory. Intervals, other
+attacks, costs and commands: {pages}.
+
+{table}
+
+What the attacks can do here: inversion and relearning bring back what ESD erased (three: from 0.05 to 0.75 and 0.95, on the
+oracle 0), so training weights away is not forgetting. Attacks that may only choose words (UnlearnDiffAtk, P4D, Ring-A-Bell)
+hardly do, for the little vocabulary has no other word for a three; paraphrases work where the name's position matters (UCE).
+"""
+
+
+def overview(folders):
+    """One table over all concepts."""
+    found = {
+        f.name.partition("-")[2]: groups([Report.load(p) for p in sorted(f.glob("*-seed-*.json"))])
+        for f in folders
+    }
+    columns = [("UA", "erasure/ua"), ("in-domain", "erasure/in-domain"), ("cross-domain", "erasure/cross-domain"),
+               ("inversion", "attack/inversion/post")]  # fmt: skip
+    head = ["method", *(f"{concept}: {short}" for concept in found for short, _ in columns)]
+    rows = [[who, *(number(value(g, n, what)) for g in found.values() for _, n in columns)]
+            for who, what in (("oracle", "reference"), ("original", "original"))]  # fmt: skip
+    labels = list(dict.fromkeys(g.label for some in found.values() for g in some))
+    for label in labels:
+        cells = [c.value if g and (c := g.cell(n)) else None
+                 for some in found.values() for g in [next((g for g in some if g.label == label), None)]
+                 for _, n in columns]  # fmt: skip
+        rows.append([label, *map(number, cells)])
+    pages = ", ".join(f"[{concept}](ink-{concept}.md)" for concept in found)
+    (OUT / "ink.md").write_text(OVERVIEW.format(pages=pages, table="\n".join(table(head, rows))))
+
+
 def erasure(found, oracle):
     """Lines of the table of scores and costs."""
     cells = [c for g in found for c in g.cells if c.score.metric in ("erasure", "frechet")]
@@ -166,6 +202,7 @@ def main() -> None:
         reports = [Report.load(p) for p in sorted(folder.glob("*-seed-*.json"))]
         if reports:
             page(folder, concept.replace(" ", "-"), reports)
+    overview([f for f in sorted(OUT.glob("ink-*")) if f.is_dir() and any(f.glob("*.json"))])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from pipelines import build
 
+from unlearn.report import Report
+
 pytestmark = pytest.mark.xdist_group("readme")  # one store serves the file
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,6 +85,19 @@ def test_every_block_runs(place, environment):
         elif kind == "bash":
             for line in text.strip().splitlines():
                 _run(["bash", "-c", _local(line, place)], line, place, environment)
+
+
+def test_the_first_erasure_shows_an_erased_digit_intact_neighbours_and_intact_styles(place, environment):
+    """What the first command of the section on erasure found, with the thresholds that were set for it beforehand."""
+    words = ["unlearn", "erase", "three", "--json"]
+    done = subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, check=True, timeout=200
+    )
+    (report,) = [Report.model_validate(r) for r in json.loads(done.stdout)]
+    ua, near, far = (report.score(f"erasure/{n}") for n in ("ua", "in-domain", "cross-domain"))
+    assert ua.original <= 0.1 and ua.value >= 0.75, "at most a quarter of its drawings may still show it"
+    assert near.value >= 0.85 and far.value >= 0.9
+    assert ua.reference >= 0.9 and near.reference >= 0.95, "the oracle never saw it and draws the rest"
 
 
 def _python(text, place, environment):

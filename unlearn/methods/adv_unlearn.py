@@ -62,6 +62,9 @@ class AdvUnlearn(Method[Prompted]):
         ),
     }  # fmt: skip
     own: ClassVar = "paper"
+    expected_failures: ClassVar = {
+        "concept": "Defaults that hold the neighbours leave the concept in one drawing in eight on the embedded pipeline.",
+    }
 
     iterations: int = knob(100, "steps of Adam over the text encoder", ge=1, search=(30, 1000))
     lr: float = knob(1e-3, "step size over the text encoder", gt=0, search=(1e-5, 2e-3))

@@ -48,6 +48,9 @@ class AllButOne(Method[Denoises]):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"concept", "anchor"})
+    expected_failures: ClassVar = {
+        "concept": "On the embedded pipeline a fifth of the drawings still shows it at the largest steps that spare the neighbours.",
+    }
 
     train: Trained = knob(
         "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"

@@ -60,6 +60,9 @@ class ConceptAblation(Method[Noises]):
         ),
     }
     own: ClassVar = "paper"
+    expected_failures: ClassVar = {
+        "concept": "On the embedded pipeline a fifth of the drawings still shows it, and one neighbour in seven is no longer drawn right.",
+    }
 
     train: Trained = knob(
         "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"

@@ -39,6 +39,7 @@ class NegGradPlus(Method[HasLoss]):
     }
     expected_failures: ClassVar = {
         "noisy": "The few steps that keep the retain set intact do not climb to the loss of a wrong label never seen.",
+        "concept": "The few steps that keep the retain set intact leave the concept as it is.",
     }
 
     a: float = knob(0.95, "weight of the retain loss", gt=0, lt=1, search=(0.5, 0.9999))

@@ -41,6 +41,7 @@ class RandomLabels(Method[Relabels]):
     expected_failures: ClassVar = {
         "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
         "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
+        "concept": "Steps that suit classifiers leave the concept of a denoiser as it is, or harm everything.",
     }
 
     lr: float = knob(0.05, "step size η", gt=0, search=(5e-4, 1e-1))
