@@ -31,7 +31,7 @@ INDEX = """# Results
 - [How the defaults were chosen](tuning/README.md)
 
 Every table has the oracle's row and the row of doing nothing, and every run's raw JSON is beside it. The verdicts follow
-the rules that each report states. Three things to know before reading them:
+the rules that each report states. Four things to know before reading them:
 
 - **Clean digits give a membership attack no power.** On `digits/random=0.1` the original already answers the forgotten
   tenth as the oracle does, so no method can be shown to forget there: the verdict is *cannot tell*, and what the table
@@ -42,6 +42,9 @@ the rules that each report states. Three things to know before reading them:
   The defaults were tuned on digits and only DUCK's carry over: SalUn's steps are too large for this network and 2,000
   images (held-out accuracy falls from 93 to 71-76 %), SCAR's cost 8 to 11 points, and SSD at α = 9 selects too little,
   as the forget share of a tenth bounds the ratio of importances at ten.
+- **Erasing from the embedded pipeline is harder than it looks.** A style of ink sits in every weight that draws, and only
+  SalUn, which reads real images, erases it as the oracle does; of a digit ESD, SPM, SLUG and SLD leave little, and all but
+  SLD and SalUn give it back to a single learnt word.
 
 ## Expected failures at the default
 

@@ -6,7 +6,7 @@ import torch
 from unlearn import api
 from unlearn.data import Resident
 from unlearn.pool import Pool
-from unlearn.registry import fitting, methods, metrics
+from unlearn.registry import attacks, fitting, methods, metrics
 from unlearn.scenario import Seeds, parse
 from unlearn.sources import Arrays, Pixels
 
@@ -29,6 +29,21 @@ def test_every_method_runs_and_repeats_bit_for_bit(bench, name):
     assert next(done.module.parameters()).device.type == "cuda"
     _, same = api.replay(report, api.bench(bench.store.root, "cuda", fresh=True))
     assert same
+
+
+@pytest.mark.parametrize("name", [n for n in fitting("text-to-image") if n not in ("given", "retrain")])
+def test_every_eraser_runs_and_draws(bench, name):
+    pool = Pool(parse("ink/concept=three,drawings=1,steps=5"), bench.store, bench.device)
+    ((report, done),) = bench.run(pool, methods.get(name)(), [metrics.get("erasure")()], Seeds())
+    assert next(done.module.parameters()).device.type == "cuda"
+    assert report.score("erasure/ua").value is not None and report.score("erasure/ua").reference is not None
+
+
+def test_every_attack_runs(bench):
+    pool = Pool(parse("ink/concept=three,drawings=1,steps=5"), bench.store, bench.device)
+    tried = [attacks.get(name)() for name in attacks.names()]
+    ((report, _),) = bench.run(pool, methods.get("uce")(), tried, Seeds())
+    assert all(report.score(f"attack/{a.name}/post").value is not None for a in tried)
 
 
 def test_batches_are_made_on_the_device():
