@@ -218,3 +218,11 @@ def test_new_weights_come_from_the_generator_alone():
 def test_a_weight_without_a_reset_is_refused():
     with pytest.raises(Mismatch, match="Own owns weights but has no reset_parameters"):
         reinitialised(Own(), torch.Generator())
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise RuntimeError
+    assert torch.get_num_threads() == before

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
 
 from unlearn import registry
 from unlearn.attack import Attack
@@ -22,7 +21,7 @@ from unlearn.patch import weights_hash
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
-from unlearn.runtime import Progress, Silent, pick_device, within_memory
+from unlearn.runtime import Progress, Silent, pick_device, threads, within_memory
 from unlearn.scenario import Scenario, Seeds, from_recipe, read_option
 from unlearn.scenario import parse as parse_scenario
 from unlearn.store import Store
@@ -142,12 +141,12 @@ def _again(report: Report, on: Bench, metrics: Sequence[Metric]) -> tuple[Report
         raise BadValue(
             f"this report was made on {recipe['device']}, the device here is {on.device.type}; give --device {recipe['device']}"
         )
-    torch.set_num_threads(report.environment["threads"])  # the order of sums depends on it
     pool = Pool(from_recipe(recipe["scenario"]), on.store, on.device, on.progress)
     for metric in metrics:
         metric.accept(pool.template)
     method, seeds = method_from(recipe["method"]), Seeds(**recipe["seeds"])
-    results = on.run(pool, method, metrics, seeds, max(1, len(recipe["oracles"])))
+    with threads(report.environment["threads"]):  # the order of sums depends on it
+        results = on.run(pool, method, metrics, seeds, max(1, len(recipe["oracles"])))
     found, done = results[recipe["step"]]
     return found, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
 

@@ -106,6 +106,17 @@ class Run:
 
 
 @contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Computes with n threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def within_memory() -> Iterator[None]:
     """Says in one line that memory did not suffice, and what to lower.
 
