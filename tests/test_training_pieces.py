@@ -12,6 +12,7 @@ from unlearn.ops.freezing import copy_layers, last_layers, only
 from unlearn.ops.hooks import find_head, layers, named, run_with_input_of, watching
 from unlearn.ops.masks import Masked, top_share
 from unlearn.ops.steps import Lookup, accuracy, descend, outputs_by_index, reinitialised, sgd
+from unlearn.runtime import threads
 from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
 
