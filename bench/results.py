@@ -42,9 +42,9 @@ the rules that each report states. Four things to know before reading them:
   The defaults were tuned on digits and only DUCK's carry over: SalUn's steps are too large for this network and 2,000
   images (held-out accuracy falls from 93 to 71-76 %), SCAR's cost 8 to 11 points, and SSD at α = 9 selects too little,
   as the forget share of a tenth bounds the ratio of importances at ten.
-- **Erasing from the embedded pipeline is harder than it looks.** A style of ink sits in every weight that draws, and only
-  SalUn, which reads real images, erases it as the oracle does; of a digit ESD, SPM, SLUG and SLD leave little, and all but
-  SLD and SalUn give it back to a single learnt word.
+- **Erasing from the embedded pipeline is harder than it looks.** Of a style only SalUn, which reads real images, leaves
+  nothing; of a digit SalUn, SPM, SLD, SLUG and ESD leave little, at the price of neighbours. A single learnt word brings the
+  digit back from ESD, SPM and SLUG.
 
 ## Expected failures at the default
 
