@@ -102,9 +102,9 @@ attacks, costs and commands: {pages}.
 
 What the attacks can do here: inversion and relearning bring back what ESD erased (three: from 0.05 to 0.75 and 0.95, on the
 oracle 0), so what it does is hiding. Attacks that may only choose words (UnlearnDiffAtk, P4D, Ring-A-Bell) add at most a fifth,
-for the little vocabulary has no other word for a three; paraphrases add as much to what is half erased (MACE, UCE), and
-quantisation hardly anything. Of those that leave little of a digit, only SalUn, SLD and SSD withstand the learnt word, and
-SLD and SSD lose neighbours.
+for the little vocabulary has no other word for a three; paraphrases add up to a half where it is half erased (MACE, UCE), and
+quantisation a fifth at most. Of those that leave little of a digit, SalUn and SLD withstand the learnt word best (0.20 at
+most), and SLD pays with neighbours.
 """
 
 
