@@ -11,7 +11,7 @@ from unlearn.errors import BadValue, Mismatch, UnknownName
 from unlearn.ops.freezing import copy_layers, last_layers, only
 from unlearn.ops.hooks import find_head, layers, named, run_with_input_of, watching
 from unlearn.ops.masks import Masked, top_share
-from unlearn.ops.steps import Lookup, accuracy, descend, outputs_by_index, reinitialised, sgd
+from unlearn.ops.steps import Eager, Lookup, accuracy, descend, outputs_by_index, reinitialised, sgd
 from unlearn.runtime import threads
 from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
@@ -227,3 +227,30 @@ def test_threads_are_as_before_afterwards():
         assert torch.get_num_threads() == before + 1
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_eager_steps_are_those_of_one_optimiser_and_gradients_never_exist_together():
+    def built():
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh()).double()
+        return net, nn.Parameter(torch.ones(4, dtype=torch.float64))  # the second is never used
+
+    def loss(net, x):
+        return net(net(x)).square().mean()  # every weight is used twice
+
+    x = torch.randn(5, 4, dtype=torch.float64)
+    (ours, unused), (plain, idle), together = built(), built(), []
+    opt = torch.optim.Adam([*plain.parameters(), idle], 0.1)
+    with Eager([*ours.parameters(), unused], lambda some: torch.optim.Adam(some, 0.1)):
+        for p in ours.parameters():
+            p.register_post_accumulate_grad_hook(
+                lambda _: together.append(sum(q.grad is not None for q in ours.parameters()))
+            )
+        for _ in range(4):
+            loss(ours, x).backward()
+            descend(opt, loss(plain, x))
+    assert all(a.equal(b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+    assert unused.equal(idle) and not plain[0].weight.equal(built()[0][0].weight)
+    assert together == [0] * 16, "gone when the next hook asks"
+    loss(ours, x).backward()
+    assert all(p.grad is not None for p in ours.parameters()), "afterwards they are kept as ever"

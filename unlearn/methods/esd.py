@@ -25,7 +25,7 @@ from unlearn.ops.erasure import (
     taken,
 )
 from unlearn.ops.freezing import only
-from unlearn.ops.steps import descend
+from unlearn.ops.steps import Eager
 from unlearn.ops.verbs import whole
 from unlearn.registry import methods
 from unlearn.runtime import Run
@@ -124,15 +124,15 @@ class ESD(Method[Denoises]):
         told, losses = self._told(subject, data), []
         part = SPELLED[self.train]
         with only(subject.module, chosen(subject, part)) as params, mode(subject.module, train=False):
-            opt = torch.optim.Adam(params, self.lr)
             if self.sampling == "base":
                 examples = self._from_base(subject, told, len(data.concept), run)
             else:
                 examples = self._from_student(subject, told, len(data.concept), Original(params), run)
-            for z, t, cond, goal in run.track(examples, "unlearn", self.iterations):
-                loss = mse_loss(subject.predict(z, t, cond), goal)
-                descend(opt, loss)
-                losses.append(loss.detach())
+            with Eager(params, lambda some: torch.optim.Adam(some, self.lr)):
+                for z, t, cond, goal in run.track(examples, "unlearn", self.iterations):
+                    loss = mse_loss(subject.predict(z, t, cond), goal)
+                    loss.backward()
+                    losses.append(loss.detach())
         for value in torch.stack(losses).tolist():
             run.note(loss=value)
         return subject

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +18,40 @@ def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
     loss.backward()
     opt.step()
     opt.zero_grad(set_to_none=True)
+
+
+class Eager:
+    """Steps each weight as soon as its gradient is complete and lets go of it: gradients never exist all at once.
+
+    Within its context `loss.backward()` is a whole step. That is what one optimiser over all weights does where it moves
+    each by itself, as Adam and SGD do; nothing may look at all gradients together, such as clipping by their norm.
+
+    Args:
+        params: The weights.
+        make: An optimiser over some of them.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ) -> None:
+        self._each = [(p, make([p])) for p in params]
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._hooks = [p.register_post_accumulate_grad_hook(_stepping(opt)) for p, opt in self._each]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _stepping(opt: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+    def step(p: Tensor) -> None:
+        opt.step()
+        p.grad = None
+
+    return step
 
 
 def sgd(params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
