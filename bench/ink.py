@@ -3,7 +3,7 @@
     python bench/ink.py                                    # everything that is not there yet
     python bench/ink.py --concepts three --methods esd uce --seeds 0
 
-A run whose JSON is there is skipped, so the tables grow. Attacks run at the first seed only; all of them on ESD, the
+A run whose JSON is there is skipped, so the tables grow. Attacks run at the first seed only; all of them on ESD and UCE, the
 quickest three on the others. Tables are written from the JSON files, good or bad; nothing is left out.
 """
 
@@ -43,7 +43,7 @@ that show another one (a drawing that shows nothing is damage, not erasure); in-
 others drawn right, on the concept's axis and on the other; Frechet: distance on the features of the digit judge, no FID.
 Seconds are of one thread on a shared machine."""
 ATTACKED = """Share of the concept's prompts that show it without an attack → with it, at seed 0. What an attack reaches on the
-oracle, which never saw the concept, is no memory. ESD was attacked in every way, the others in the quickest three."""
+oracle, which never saw the concept, is no memory. ESD and UCE were attacked in every way, the others in the quickest three."""
 
 
 def once(pool, bench, name, seed, folder, attacked):
@@ -51,7 +51,7 @@ def once(pool, bench, name, seed, folder, attacked):
     path = folder / f"{name}-seed-{seed}.json"
     if path.exists():
         return Report.load(path)
-    tried = attacks.names() if name == "esd" and attacked else attacked
+    tried = attacks.names() if name in ("esd", "uce") and attacked else attacked
     measured = api.chosen(METRICS) + [attacks.get(a)() for a in (tried if seed == 0 else ())]
     try:
         method = api.build_method(name, SETTINGS.get(name, {}))
