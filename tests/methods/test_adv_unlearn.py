@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 from prompted import ids, lent, subject
+from watched import forbid_copies
 
 from unlearn.errors import BadData
 from unlearn.methods import adv_unlearn
 from unlearn.methods.adv_unlearn import AdvUnlearn, said
 from unlearn.ops.remembered import Remembered, remembered
 from unlearn.runtime import Run
-from unlearn.subjects.text_to_image import TextToImage
 
 CONCEPT, KEPT = [(2,), (5, 2)], [(6,), (7, 8), (9,)]
 SMALL = {"iterations": 4, "warmup": 2, "attack_steps": 3, "batch_size": 2, "keep_batch_size": 3, "pool": 6}
@@ -192,12 +192,8 @@ def after_training(keep):
 
 
 def test_no_second_model_is_made(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a second model was made")
-
     s = subject()
-    monkeypatch.setattr(TextToImage, "clone", refuse)
-    monkeypatch.setattr(copy, "deepcopy", refuse)
+    forbid_copies(monkeypatch, deep=True)
     learn(s)
 
 

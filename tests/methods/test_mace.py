@@ -1,4 +1,3 @@
-import copy
 import itertools
 import math
 
@@ -6,13 +5,13 @@ import pytest
 import torch
 from prompted import ids, lent, naive, others, subject, text, weights
 from torch import nn
+from watched import forbid_copies
 
 from unlearn.errors import BadData
 from unlearn.methods.mace import MACE, aligned, fuse, suppression, times
 from unlearn.ops import otsu
 from unlearn.ops.closed_form import factor, terms
 from unlearn.runtime import Run
-from unlearn.subjects.text_to_image import TextToImage
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 CONCEPTS, ANCHORS, KEPT = [(2,), (5, 2, 6)], [(), (5, 3, 4, 6)], [(6,), (7, 8)]
@@ -174,12 +173,8 @@ def test_only_the_projections_change():
 
 
 def test_no_second_model_is_made(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a second model was made")
-
     s = subject()
-    monkeypatch.setattr(TextToImage, "clone", refuse)
-    monkeypatch.setattr(copy, "deepcopy", refuse)
+    forbid_copies(monkeypatch, deep=True)
     MACE(iterations=2, images=2).unlearn(s, split(), Run())
 
 

@@ -3,13 +3,13 @@ import copy
 import pytest
 import torch
 from prompted import ids, lent, subject
+from watched import forbid_copies
 
 from unlearn.errors import BadData
 from unlearn.methods import slug
 from unlearn.methods.slug import SLUG
 from unlearn.ops.remembered import remembered
 from unlearn.runtime import Run
-from unlearn.subjects.text_to_image import TextToImage
 
 CONCEPT, KEPT = [(2,), (5, 2)], [(6,), (7, 8), (9,)]
 SMALL = {"latents": 20, "tries": 6}
@@ -144,12 +144,8 @@ def test_everything_else_keeps_its_bits_and_flags():
 
 
 def test_no_second_model_is_made(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a second model was made")
-
     s = subject()
-    monkeypatch.setattr(TextToImage, "clone", refuse)
-    monkeypatch.setattr(copy, "deepcopy", refuse)
+    forbid_copies(monkeypatch, deep=True)
     SLUG(latents=4, tries=2).unlearn(s, split(), Run())
 
 

@@ -1,5 +1,6 @@
 """What a method asked the tiny text-to-image model while it ran, for tests that follow it with plain torch."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,15 @@ def watch(monkeypatch):
     return calls
 
 
-def forbid_copies(monkeypatch):
-    """Lets every further copy of a model fail."""
+def forbid_copies(monkeypatch, deep=False):
+    """Lets every further clone of a model fail, and every deep copy of anything where asked."""
 
-    def refuse(self):
+    def refuse(*args, **kwargs):
         raise AssertionError("a second model was made")
 
     monkeypatch.setattr(TextToImage, "clone", refuse)
+    if deep:
+        monkeypatch.setattr(copy, "deepcopy", refuse)
 
 
 def raw(net, z, t, states):
