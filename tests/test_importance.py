@@ -248,6 +248,21 @@ def test_batch_forms_by_hand():
     assert absolute_batch_gradient(subject, data, 2, loss=loss)[0].item() == pytest.approx((1 + 6) / 2)
     toy = type("Toy", (), {"module": net, "loss": staticmethod(lambda b, rng: net(b.x)[:, 0])})()
     assert gradient_of_sum(toy, data, 2)[0].item() == pytest.approx(-1 + 6)
+    assert gradient_of_sum(toy, data, 2, clip=2.0)[0].item() == pytest.approx(-1 + 2)
+    assert gradient_of_sum(toy, data, 2, loss=lambda b: 3 * net(b.x)[:, 0])[0].item() == pytest.approx(15)
+
+
+def test_a_clipped_gradient_is_that_of_torch():
+    subject, data = mixed(), mixed_data(4)
+    params = list(subject.module.parameters())
+    subject.module.eval()
+    subject.loss(next(data.batches(4))).mean().backward()
+    norm = float(torch.nn.utils.clip_grad_norm_(params, 0.01))
+    assert norm > 0.01
+    for got, p in zip(gradient_of_sum(subject, data, 4, clip=0.01), params, strict=True):
+        torch.testing.assert_close(
+            got, torch.zeros_like(p) if p.grad is None else p.grad, rtol=1e-4, atol=1e-9
+        )
 
 
 def test_batch_importance_equals_vmap_over_batches():

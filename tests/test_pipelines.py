@@ -27,6 +27,8 @@ from unlearn.data import Resident
 from unlearn.errors import BadValue, BadWeights, Mismatch
 from unlearn.ops import hub, latents
 from unlearn.ops.clip_text import read, read_embedded
+from unlearn.ops.erasure import chosen
+from unlearn.ops.freezing import only
 from unlearn.ops.recipe import SGD
 from unlearn.scenarios._diffusion import load_pipeline
 from unlearn.sources import Arrays
@@ -330,3 +332,32 @@ def test_a_place_without_a_pipeline_is_one_line(where, said, monkeypatch):
 def test_images_have_sides_that_the_layout_can_draw():
     with pytest.raises(BadValue, match="multiples of 4, got 18"):
         subject_of(pipe_of("flux-dev"), Drawing(size=18))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_the_paper_leaves_out_of_u(layout):
+    """Cross-attention, the output and the embedding of time; what pools the text or the image's size trains."""
+    found = loaded(layout)
+    with only(found.subject.module, chosen(found.subject, "u")) as params:
+        named = {id(p): n for n, p in found.subject.denoiser.named_parameters()}
+        trains = {named[id(p)] for p in params}
+    left = {n.partition(".")[0] for n in named.values()} - {n.partition(".")[0] for n in trains}
+    unet = {"time_embedding", "conv_norm_out", "conv_out"}
+    assert left == (unet if layout in UNETS else {"norm_out", "proj_out"})
+    if layout in UNETS:
+        assert not any(".attn2." in n for n in trains)
+    else:
+        assert not any("add_q_proj" in n or "timestep_embedder" in n for n in trains)
+        assert any(n.startswith("time_text_embed.text_embedder") for n in trains)
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sd3", "flux-dev"])
+def test_times_between_two_steps_of_the_sampler(layout):
+    subject = loaded(layout).subject
+    told = subject.null(1)
+    reached = [float(subject.trajectory(told, k, 1.0, rng())[1]) for k in range(STEPS)]
+    for k, low in enumerate(reached):
+        t = subject.between(torch.full((500,), k), rng())
+        high = reached[max(k - 1, 0)] if layout not in UNETS else low + 1000 / STEPS
+        assert float(t.min()) >= low - 1 and float(t.max()) <= min(high + 1, 1000)
+        assert float(t.max() - t.min()) >= 0.95 * (high - low) - 2

@@ -6,13 +6,16 @@ from pipelines import loaded, pipe_of, split
 
 import unlearn
 from unlearn.concepts import asked, merged
+from unlearn.data import Resident
 from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
 from unlearn.methods.uce import UCE
 from unlearn.ops import hub
+from unlearn.ops.names import concepts_of, ids_of, names
 from unlearn.request import parse, request_dict, request_from
 from unlearn.runtime import Run
 from unlearn.scenario import parse as scenario
+from unlearn.scenarios.ink import _load
 from unlearn.sources import Arrays
 
 pytestmark = pytest.mark.xdist_group("several")
@@ -49,6 +52,21 @@ def test_a_gallery_without_some_concepts():
     left = whole.take(whole.without(["d"]))
     assert left.captions == ("a b", "c b") and left.asks.tolist() == [False, True]
     assert left.asked["style"].tolist() == [0, 0]
+
+
+def test_each_of_several_concepts_keeps_its_name():
+    """What prompts of both digits share, such as `a`, names neither."""
+    digits = scenario("ink/concept=three&concept=seven,drawings=1")
+    empty, words = digits.original().empty, _load("pipeline").ids(["three", "seven"])
+    prompts = Resident(asked(digits, 0)[0]["concept"])
+    parts = concepts_of(prompts)
+    assert torch.equal(torch.cat(parts), ids_of(prompts)) and set(
+        names([torch.cat(parts)], empty)[0].tolist()
+    )
+    wanted = [sorted(set(row) - set(empty.tolist())) for row in words.tolist()]
+    assert [n.tolist() for n in names(parts, empty)] == wanted
+    alone = Resident(asked(scenario("ink/concept=three,drawings=1"), 0)[0]["concept"])
+    assert [n.tolist() for n in names(concepts_of(alone), empty)] == wanted[:1]
 
 
 @pytest.mark.parametrize(("joint", "gone"), [("+", [set(), {"three"}]), ("&", [{"chalk"}, {"three"}])])

@@ -168,7 +168,7 @@ def erase(
 
     Args:
         pipeline: A StableDiffusionPipeline (1 or 2), StableDiffusionXLPipeline, StableDiffusion3Pipeline or
-            FluxPipeline.
+            FluxPipeline, or what was returned here before.
         concept: Name of what is to be erased, such as "Van Gogh", or several, one after another; those that are a
             sequence of their own, as in [("Van Gogh", "Monet")], at once.
         method: A registered name, for the setting that its authors published for such a pipeline where there is
@@ -179,7 +179,9 @@ def erase(
         values: Hyper-parameters of a method given by name, such as `iterations=200`.
 
     Returns:
-        The pipeline.
+        The pipeline. Where the method acts beside the weights, as SLD does and SPM whose strength goes by the prompt,
+        a wrapper that is called in the same way and draws with it, see `unlearn.subjects._wrapped.Wrapped`; the
+        pipeline itself then draws as before.
 
     Raises:
         UnlearnError: In one line, for everything that the caller can mend; weights may have changed by then only
@@ -192,8 +194,7 @@ def erase(
     groups = [[name] if isinstance(name, str) else list(dict.fromkeys(name)) for name in names]
     asked = [[Naming(name, tuple(preserve), anchor) for name in group] for group in groups]
     with within_memory():
-        erase_in_place(pipeline, built, asked, seed)
-    return pipeline
+        return erase_in_place(pipeline, built, asked, seed)
 
 
 def build_method(

@@ -53,7 +53,8 @@ def merged(sets: Sequence[Mapping[str, Source]]) -> dict[str, Source]:
         sets: `concept`, `anchor` and `preserve` of each concept, as in `Scenario.prompts`.
 
     Returns:
-        The three, one after the other; what must stay is there once, without what is erased.
+        The three, one after the other; what must stay is there once, without what is erased. Of several concepts, x
+        of `concept` holds the number of each prompt's, with shape (P, 1), see `unlearn.ops.names.concepts_of`.
     """
     if len(sets) == 1:
         return {name: sets[0][name] for name in LENT}
@@ -61,7 +62,9 @@ def merged(sets: Sequence[Mapping[str, Source]]) -> dict[str, Source]:
     gone = {tuple(row) for row in found["concept"].flatten(1).tolist()}
     kept = found["preserve"].unique(dim=0)
     found["preserve"] = kept[[tuple(row) not in gone for row in kept.flatten(1).tolist()]]
-    return {name: Arrays(torch.zeros(len(y), 0), y) for name, y in found.items()}
+    numbers = [torch.full((_length(s["concept"]), 1), float(k)) for k, s in enumerate(sets)]
+    nothing = {name: torch.zeros(len(y), 0) for name, y in found.items()}
+    return {name: Arrays(x, found[name]) for name, x in {**nothing, "concept": torch.cat(numbers)}.items()}
 
 
 def _names(asked: Sequence[Request]) -> set[str]:

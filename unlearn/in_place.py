@@ -23,27 +23,32 @@ from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays, Source
 from unlearn.subject import Adapts, Subject
 from unlearn.subjects._pipelines import Loaded, subject_of
+from unlearn.subjects._wrapped import Wrapped
 
 SETS = ("concept", "anchor", "preserve")
 
 
-def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Sequence[Naming]], seed: int) -> None:
+def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Sequence[Naming]], seed: int) -> Any:
     """Erases groups of concepts one after another; which weights train is as before when it is done.
 
     Args:
-        pipeline: See `unlearn.api.erase`.
+        pipeline: See `unlearn.api.erase`, or what an erasure before returned.
         method: The method.
         asked: What is to be erased, in order; a group at once.
         seed: Of the method, for each group anew.
+
+    Returns:
+        The pipeline, `Wrapped` where something acts beside its weights.
 
     Raises:
         Mismatch: If the pipeline is of an unknown class, or the method does not fit it.
         BadValue: If its tokenizers make nothing of a concept, or the same as of its anchor.
         BadWeights: If afterwards no weight is another one, or some are not finite; then the pipeline is of no use.
     """
-    with _flags(pipeline):
-        loaded = subject_of(pipeline)
-        subject = loaded.subject
+    bare = pipeline.pipeline if isinstance(pipeline, Wrapped) else pipeline
+    with _flags(bare):
+        loaded = subject_of(bare)
+        subject = pipeline.subject if isinstance(pipeline, Wrapped) else loaded.subject
         _check(method, subject)
         device = like(subject.module).device
         for naming in (n for group in asked for n in group):
@@ -55,13 +60,17 @@ def erase_in_place(pipeline: Any, method: Method[Any], asked: Sequence[Sequence[
                     method.unlearn(subject, _lent(method, loaded, group, device), Run(seed, device))
                 )
             _check_edit(method, group, before, subject)
-        for name, module in subject.module.named_children():
-            setattr(pipeline, name, module)
+        parts = dict(subject.module.named_children())
+        for name in loaded.subject.module:
+            setattr(bare, name, parts[name])
+        return bare if parts.keys() == loaded.subject.module.keys() else Wrapped(bare, loaded, subject)
 
 
 def _merged(subject: Any) -> Any:
-    """The same model with its adapters, which act alike on every prompt, in its weights."""
+    """The same model with its adapters in its weights, where they act alike on every prompt."""
     if not isinstance(subject, Adapts) or not subject.adapters():
+        return subject
+    if not all(getattr(adapter, "constant", False) for adapter in subject.adapters()):
         return subject
     bare = subject.bare()
     merge(bare.module, subject.adapters())
@@ -97,14 +106,14 @@ def _check(method: Method[Any], subject: Subject) -> None:
     if not _fits(method, subject):
         fitting = [n for n in methods.names() if _fits(methods.get(n)(), subject)]
         raise Mismatch(
-            f"{method.name} does not fit a {type(subject).__name__} that is edited by prompts alone, in its weights; choose one of {', '.join(fitting)}"
+            f"{method.name} does not fit a {type(subject).__name__} that is edited by prompts alone; choose one of {', '.join(fitting)}"
         )
 
 
 def _fits(method: Method[Any], subject: Subject) -> bool:
-    """Whether a method edits such a subject's own weights and reads nothing but prompts."""
+    """Whether a method edits such a subject and reads nothing but prompts."""
     reads = {name.partition(".")[0] for name in method.reads()}
-    return isinstance(subject, requires(type(method))) and not method.beside() and reads <= {*SETS}
+    return isinstance(subject, requires(type(method))) and reads <= {*SETS}
 
 
 def _lent(method: Method[Any], loaded: Loaded, group: Sequence[Naming], device: torch.device) -> Split:

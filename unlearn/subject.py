@@ -168,6 +168,15 @@ class Noises(Denoises, Protocol):
 
 
 @runtime_checkable
+class Jitters(Denoises, Protocol):
+    """Knows the times that lie between those of its sampler."""
+
+    def between(self, until: Tensor, rng: Generator) -> Tensor:
+        """Times (B,), each drawn between the ones that the sampler reaches after `until` (B,) steps and one less."""
+        ...
+
+
+@runtime_checkable
 class Steers(Denoises, Protocol):
     """Can be held away from prompts while it samples, without a change of its weights."""
 

@@ -16,10 +16,12 @@ from unlearn.sources import Arrays
 from unlearn.subjects.text_to_image import TextToImage
 from unlearn.testing.tiny import specimen
 
+ENDS = ("conv_out.", "conv_norm_out.", "time_embedding.")
 SELECTIONS = {
     "x": lambda n: ".attn2." in n,
     "strict": lambda n: ".attn2.to_k." in n or ".attn2.to_v." in n,
-    "u": lambda n: ".attn2." not in n,
+    "u": lambda n: ".attn2." not in n and not n.startswith(ENDS),
+    "layers": lambda n: ".attn2." not in n and "norm" not in n,
     "selfattn": lambda n: ".attn1." in n,
     "full": lambda n: True,
 }
@@ -180,7 +182,8 @@ def test_the_names_that_train():
             ids = {id(p) for p in params}
         names[train] = {n for n, p in s.denoiser.named_parameters() if id(p) in ids}
         assert names[train] == {n for n in state(s) if wanted(n)}
-    assert names["strict"] < names["x"] and names["x"] | names["u"] == names["full"]
+    assert names["strict"] < names["x"]
+    assert {n.partition(".")[0] + "." for n in names["full"] - names["x"] - names["u"]} == set(ENDS)
 
 
 @pytest.mark.parametrize("train", SELECTIONS)
@@ -331,22 +334,49 @@ def test_conditionings_of_several_tensors():
 def test_the_paper_preset_is_the_first_program():
     method = ESD.preset("paper")
     assert (method.iterations, method.lr, method.batch_size, method.sampling) == (1000, 1e-5, 1, "student")
-    assert (method.eta, method.guidance, method.train) == (1.0, 3.0, "x")
+    assert (method.eta, method.guidance, method.train, method.jitter) == (1.0, 3.0, "x", True)
+
+
+@pytest.mark.parametrize("sampling", ["base", "student"])
+def test_a_jittered_time_lies_before_the_step_that_is_reached(sampling):
+    """Of 1,000 times and five steps, after k of them in 200 (4 − k) to 200 (5 − k) − 1; else the time reached."""
+    s = replace(subject(), steps=5)
+    times = {}
+    for jitter in (False, True):
+        told = encoded(s, split().concept)
+        method = ESD(sampling=sampling, batch_size=1, iterations=400, pool=400, jitter=jitter)
+        if sampling == "base":
+            some = method._from_base(s, (told, told), 3, Run())
+        else:
+            some = method._from_student(s, (told, told), 3, Original([]), Run())
+        times[jitter] = torch.cat([t for _, t, _, _ in some])
+    reached = times[False].unique()
+    assert reached.tolist() == [0, 200, 400, 600, 800] and len(times[True].unique()) > 250
+    assert (times[True] // 200).bincount(minlength=5).tolist() == [80] * 5
+    assert int(times[True].min()) >= 0 and int(times[True].max()) < 1000
+    assert (times[True] % 200).double().mean() == pytest.approx(99.5, abs=5 * 57.7 / 20)
+
+
+def test_a_jittered_example_keeps_the_latent_and_has_the_target_of_its_time():
+    s = subject(torch.float64)
+    z, t, cond, goal = start(ESD(batch_size=9, iterations=5, jitter=True), s)
+    rows = torch.stack([(words(s) == c).flatten(1).all(1).nonzero()[0, 0] for c in cond])
+    assert torch.allclose(goal, noise(s, PROMPTS[rows], -1, s.denoiser, z, t, 1.0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "ours"),
-    [("xattn", "esd-x", "x"), ("xattn-strict", "esd-x-strict", "strict"), ("noxattn", "esd-u", "u"),
-     ("selfattn", "selfattn", "selfattn"), ("full", "esd-all", "full")],
+    ("names", "ours"),
+    [(("xattn", "esd-x"), "x"), (("xattn-strict", "esd-x-strict"), "strict"), (("noxattn",), "u"),
+     (("esd-u",), "layers"), (("selfattn",), "selfattn"), (("full", "esd-all"), "full")],
 )  # fmt: skip
-def test_the_names_of_both_programs_select_the_same(old, new, ours):
+def test_the_names_of_both_programs_select_the_same(names, ours):
     def moved(train):
         s = subject()
         before = {n: p.clone() for n, p in s.denoiser.named_parameters()}
         ESD(train=train, iterations=1, batch_size=1, pool=1, lr=0.1).unlearn(s, split(), Run())
         return {n for n, p in s.denoiser.named_parameters() if not p.equal(before[n])}
 
-    assert moved(old) == moved(new) == moved(ours) != set()
+    assert all(moved(name) == moved(ours) != set() for name in names)
 
 
 class Without(TextToImage):
@@ -356,20 +386,30 @@ class Without(TextToImage):
         return {"all": self.denoiser}
 
 
+class Plain(TextToImage):
+    """A denoiser that knows no times but those of its sampler."""
+
+    between = None
+
+
 def test_bad_input_is_refused_in_one_line():
     s, data = subject(), split()
     with pytest.raises(
-        BadValue, match=r"train must be one of x, strict, u, selfattn, full, xattn, .*, got 'cross'"
+        BadValue, match=r"train must be one of x, strict, u, layers, selfattn, full, xattn, .*, got 'cross'"
     ):
         ESD(train="cross")
     with pytest.raises(BadData, match="no prompt names the concept"):
         ESD().unlearn(s, split(PROMPTS[:0]), Run())
     fields = {n: getattr(s, n) for n in TextToImage.__dataclass_fields__}
-    for train in ("x", "u", "selfattn"):
+    for train in ("x", "u", "layers", "selfattn"):
         with pytest.raises(Mismatch, match=f"train='{train}' selects no parameters.*parts are all; choose"):
             ESD(train=train).unlearn(Without(**fields), data, Run())
     with pytest.raises(Mismatch, match="TextToImage has steps = 0; give it"):
         ESD().unlearn(replace(s, steps=0), data, Run())
+    with pytest.raises(
+        Mismatch, match=r"a Plain does not say what lies between two steps.*; use jitter=false"
+    ):
+        ESD(jitter=True).unlearn(Plain(**fields), data, Run())
 
 
 @pytest.mark.parametrize("sampling", ["base", "student"])

@@ -4,9 +4,12 @@ from one_weight import OneWeight, rows, split
 from small_net import classifier, images
 from torch.nn.functional import cross_entropy
 
-from unlearn.data import Counted
+from unlearn.data import Counted, Resident, Split
+from unlearn.errors import Mismatch
 from unlearn.methods.salun import SalUn, shrink
 from unlearn.runtime import Run
+from unlearn.sources import Arrays
+from unlearn.testing.tiny import specimen
 
 
 def saliency(subject, data, size):
@@ -89,3 +92,59 @@ def test_the_label_is_wrong_unless_the_quirk_is_asked_for():
     }
     assert zeros[False] == 0
     assert abs(zeros[True] - 1000) < 5 * (3000 * 2 / 9) ** 0.5
+
+
+def diffusion(kind):
+    """A tiny diffusion model in float64, and ten examples to forget and to retain."""
+    s = specimen(kind).copy().subject
+    s.module.double()
+    x = torch.randn(10, *s.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = torch.tensor([[0, 2, 1, 1, 1, 1, 1, 1]] * 10) if kind == "unet" else torch.arange(10) % 3
+    forget, retain = (Resident(Arrays(x[k::2], y[k::2])) for k in (0, 1))
+    return s, Split(forget, retain, None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["unet", "ddpm"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_the_mask_of_the_guided_prediction_is_that_of_the_authors_loop(kind, clip):
+    """Signed gradients of the summed error of (1 + w) ε(c) − w ε(∅), each cut, added up; their largest half moves."""
+    s, data = diffusion(kind)
+    plain, w = diffusion(kind)[0], 2.0
+    method = SalUn(
+        order="joint", optimiser="adam", epochs=1, lr=1e-3, batch_size=2, weight_decay=0.0, saliency="guided",
+        guidance=1 + w, clip=clip,
+    )  # fmt: skip
+    run, names = Run(7), [n for n, p in plain.module.named_parameters() if p.requires_grad]
+    params = [plain.module.get_parameter(n) for n in names]
+    total = [torch.zeros_like(p) for p in params]
+    plain.module.eval()
+    for batch in data.forget.batches(2):
+        t = plain.times(len(batch), run.rng)
+        noise = torch.randn(batch.x.shape, generator=run.rng).double()
+        z, _ = plain.noised(batch.x, t, noise)
+        told, free = plain.predict(z, t, plain.encode(batch)), plain.predict(z, t, plain.null(len(batch)))
+        error = ((noise - ((1 + w) * told - w * free)) ** 2).sum((1, 2, 3)).mean()
+        grads = torch.autograd.grad(error, params, allow_unused=True, materialize_grads=True)
+        norm = float(torch.stack([g.norm() for g in grads]).norm())
+        for at, g in zip(total, grads, strict=True):
+            at += g * min(1.0, clip / norm) if clip else g
+    sizes = torch.cat([g.abs().flatten() for g in total])
+    limit = sizes.sort(descending=True).values[len(sizes) // 2 - 1]
+    before = {n: p.detach().clone() for n, p in s.module.named_parameters()}
+    method.unlearn(s, data, Run(7))
+    moved = {n: p != before[n] for n, p in s.module.named_parameters()}
+    assert not any(m.any() for n, m in moved.items() if n not in names)
+    for name, g in zip(names, total, strict=True):
+        assert not moved[name][g.abs() < limit * (1 - 1e-6)].any()
+    assert len(sizes) // 4 < sum(int(m.sum()) for m in moved.values()) <= len(sizes) // 2 + 1
+
+
+def test_a_guided_mask_needs_a_diffusion_model():
+    with pytest.raises(Mismatch, match="a OneWeight is none; use saliency='loss'"):
+        SalUn(saliency="guided").unlearn(OneWeight(1.0), split(rows(1.0), rows(2.0)), Run())
+
+
+def test_presets_for_diffusion_take_the_mask_as_the_authors_do():
+    ddpm, latent = SalUn.preset("ddpm"), SalUn.preset("diffusion")
+    assert (ddpm.saliency, ddpm.guidance, ddpm.clip) == ("guided", 3.0, 1.0)
+    assert (latent.saliency, latent.guidance, latent.clip) == ("guided", 8.5, 0.0)

@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from unlearn.data import Split
 from unlearn.knobs import knob
 from unlearn.method import Method
-from unlearn.ops.erasure import Original, Trained, chosen, joined, taken
+from unlearn.ops.erasure import TRAINED, Original, Trained, chosen, joined, taken
 from unlearn.ops.freezing import only
 from unlearn.ops.points import Plan, Sampling, paired, points
 from unlearn.ops.steps import descend
@@ -52,9 +52,7 @@ class AllButOne(Method[Denoises]):
         "concept": "On the embedded pipeline a fifth of the drawings still shows it at the largest steps that spare the neighbours.",
     }
 
-    train: Trained = knob(
-        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
-    )
+    train: Trained = knob("x", TRAINED)
     iterations: int = knob(60, "steps of Adam", ge=1, search=(20, 1000))
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 2e-3))
     batch_size: int = knob(8, "latents in an iteration", ge=1)

@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from unlearn.data import Split
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.erasure import Trained, chosen, latents, steps_of, taken
+from unlearn.ops.erasure import TRAINED, Trained, chosen, latents, steps_of, taken
 from unlearn.ops.freezing import only
 from unlearn.ops.points import paired, turns
 from unlearn.ops.steps import descend
@@ -64,9 +64,7 @@ class ConceptAblation(Method[Noises]):
         "concept": "On the embedded pipeline a fifth of the drawings still shows it, and one neighbour in seven is no longer drawn right.",
     }
 
-    train: Trained = knob(
-        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
-    )
+    train: Trained = knob("x", TRAINED)
     iterations: int = knob(100, "steps of AdamW", ge=1, search=(20, 1000))
     lr: float = knob(2e-4, "step size of AdamW", gt=0, search=(1e-6, 2e-3))
     batch_size: int = knob(8, "noisy drawings in an iteration", ge=1)

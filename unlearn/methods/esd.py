@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from unlearn.data import Split
-from unlearn.errors import BadData
+from unlearn.errors import BadData, Mismatch
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.erasure import (
+    TRAINED,
     Original,
     Trained,
     chosen,
@@ -29,7 +30,7 @@ from unlearn.ops.steps import Eager
 from unlearn.ops.verbs import whole
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import Denoises, mode
+from unlearn.subject import Denoises, Jitters, mode
 
 Example = tuple[Tensor, Tensor, Any, Tensor]  # z, t, conditioning, target
 Told = tuple[Any, Any]  # conditionings of the prompts that lose the concept, and of those that name it
@@ -38,7 +39,7 @@ Told = tuple[Any, Any]  # conditionings of the prompts that lose the concept, an
 Spelled = Literal[Trained, "xattn", "xattn-strict", "noxattn", "esd-x", "esd-x-strict", "esd-u", "esd-all"]
 SPELLED: dict[str, Trained] = {
     **{t: t for t in get_args(Trained)}, "xattn": "x", "xattn-strict": "strict", "noxattn": "u",
-    "esd-x": "x", "esd-x-strict": "strict", "esd-u": "u", "esd-all": "full",
+    "esd-x": "x", "esd-x-strict": "strict", "esd-u": "layers", "esd-all": "full",
 }  # fmt: skip
 """What trains, also as the authors' two programs call it."""
 
@@ -66,13 +67,14 @@ class ESD(Method[Denoises]):
         Gandikota et al., 2023, Erasing concepts from diffusion models, arXiv:2303.07345
 
     Differences from the authors' released code:
-        The original program draws t at random between two steps of the sampler; here, as in the newer one, it
-        is the time reached. Its sampler leaves out the last step, and for k = 0 it runs to the end, so it
-        trains on an almost finished image; here that x_t is pure noise. In the newer program η = 2 is η = 1
-        here, and latents come from the pipeline's sampler, here from the subject's. Numbers k are spread
-        evenly over the run, theirs are independent; latents of one student iteration share theirs. `u`
-        includes output convolution and time embedding, which the original leaves out, and norms, which the
-        newer leaves out. Weights train in the type that they have, and the network stays in evaluation mode.
+        The original program draws t at random between the step of the sampler that is reached and the one before,
+        `jitter`; here, as in the newer one, it is the time reached. Its sampler leaves out the last step, so the run
+        that should go to the end trains on an almost finished image; here that is k = S − 1, and no run goes further.
+        In the newer program η = 2 is η = 1 here, and latents come from the pipeline's sampler, here from the
+        subject's. Numbers k are spread evenly over the run, theirs are independent; latents of one student iteration
+        share theirs. Its `u` trains linear layers and convolutions outside of cross-attention, here `esd-u`, while
+        `u` is the original's, all but cross-attention, output and embedding of time. Weights train in the type that
+        they have, and the network stays in evaluation mode.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"concept"})
@@ -80,7 +82,7 @@ class ESD(Method[Denoises]):
         "paper": Preset(
             "authors' first program, Stable Diffusion 1.4",
             {"train": "x", "iterations": 1000, "lr": 1e-5, "batch_size": 1, "eta": 1.0, "guidance": 3.0,
-             "sampling": "student"},
+             "sampling": "student", "jitter": True},
         ),
         "diffusers": Preset(
             "authors' program for diffusers, Stable Diffusion 1.4",
@@ -95,16 +97,14 @@ class ESD(Method[Denoises]):
     }  # fmt: skip
     own: ClassVar = "diffusers"
 
-    train: Spelled = knob(
-        "x",
-        "cross-attention, strictly its keys and values, all but it, self-attention, or all; or as the authors call it",
-    )
+    train: Spelled = knob("x", f"{TRAINED}; or as the authors call it")
     iterations: int = knob(60, "steps of Adam", ge=1, search=(20, 200))
     lr: float = knob(5e-4, "step size of Adam", gt=0, search=(1e-5, 2e-3))
     batch_size: int = knob(8, "latents in an iteration", ge=1)
     eta: float = knob(1.0, "strength η of guidance away from the concept", ge=0, search=(0.25, 3.0))
     guidance: float = knob(3.0, "scale of guidance towards the concept while latents are sampled", ge=0)
     sampling: Literal["base", "student"] = knob("base", "who denoises the latents: original, or itself")
+    jitter: bool = knob(False, "draw t up to the step before the one that is reached")
     pool: int = knob(160, "latents sampled beforehand by the original, at most those needed", ge=1)
     erase_from: Literal["concept", "anchor"] = knob(
         "concept", "whose prompts lose the concept: its own, or those of a context given as anchors"
@@ -119,7 +119,7 @@ class ESD(Method[Denoises]):
 
         Raises:
             BadData: If there is no prompt, or not one of the context for each.
-            Mismatch: If nothing of what is to train is in the model.
+            Mismatch: If nothing of what is to train is in the model, or it knows no times between its sampler's.
         """
         told, losses = self._told(subject, data), []
         part = SPELLED[self.train]
@@ -152,6 +152,16 @@ class ESD(Method[Denoises]):
         start, concept = (taken(c, rows) for c in told)
         return away(subject, z, t, concept, self.eta, None if self.erase_from == "concept" else start)
 
+    def _time(self, subject: Denoises, t: Tensor, until: Tensor, run: Run) -> Tensor:
+        """The times (B,) that are told, for those that were reached after `until` (B,) steps."""
+        if not self.jitter:
+            return t
+        if not isinstance(subject, Jitters):
+            raise Mismatch(
+                f"a {type(subject).__name__} does not say what lies between two steps of its sampler; use jitter=false"
+            )
+        return subject.between(until, run.rng)
+
     def _from_base(self, subject: Denoises, told: Told, prompts: int, run: Run) -> Iterator[Example]:
         """Batches of a pool of examples that is made at once, before anything trains."""
         needed = self.iterations * self.batch_size
@@ -160,6 +170,7 @@ class ESD(Method[Denoises]):
         row = whole(prompts, n, run.rng, run.rng.device)
         made = []
         for some, z, t in latents(subject, told[0], row, until, self.guidance, run):
+            t = self._time(subject, t, until[some], run)
             made.append((row[some], z, t, self._goal(subject, z, t, told, row[some])))
         row, z, t, goal = map(torch.cat, zip(*made, strict=True))
         passes = [torch.randperm(n, generator=run.rng, device=run.rng.device) for _ in range(-(-needed // n))]
@@ -174,6 +185,7 @@ class ESD(Method[Denoises]):
             rows = whole(prompts, self.batch_size, run.rng, run.rng.device)
             cond = taken(told[0], rows)
             z, t = subject.trajectory(cond, until, self.guidance, run.rng)
+            t = self._time(subject, t, torch.full_like(rows, until), run)
             with original():
                 goal = self._goal(subject, z, t, told, rows)
             yield z, t, cond, goal

@@ -12,9 +12,9 @@ from unlearn.data import Split
 from unlearn.errors import BadData
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.erasure import Trained, chosen
+from unlearn.ops.erasure import TRAINED, Trained, chosen
 from unlearn.ops.freezing import only
-from unlearn.ops.names import ids_of, names
+from unlearn.ops.names import concepts_of, names
 from unlearn.ops.steps import descend
 from unlearn.ops.verbs import normal
 from unlearn.registry import methods
@@ -58,9 +58,7 @@ class ForgetMeNot(Method[AttendsToExamples]):
         "concept": "Steps that forget a digit of the embedded pipeline harm other digits and inks as much; the default spares these and forgets next to nothing."
     }
 
-    train: Trained = knob(
-        "x", "cross-attention, strictly its keys and values, all but it, self-attention, or all"
-    )
+    train: Trained = knob("x", TRAINED)
     iterations: int = knob(35, "steps of AdamW", ge=1, search=(10, 200))
     lr: float = knob(3e-4, "step size of AdamW", gt=0, search=(1e-6, 1e-3))
     batch_size: int = knob(8, "images in an iteration", ge=1)
@@ -75,7 +73,7 @@ class ForgetMeNot(Method[AttendsToExamples]):
             BadData: If there is no image, or no prompt of an image has a token of the concept.
             Mismatch: If nothing of what is to train is in the model.
         """
-        marked = torch.cat(names(ids_of(data.concept), subject.empty))
+        marked = torch.cat(names(concepts_of(data.concept), subject.empty))
         if not any(bool(torch.isin(b.y, marked).any()) for b in data.forget.batches(64)):
             raise BadData(
                 "no prompt of an image has a token that names the concept; give images whose prompts name it"

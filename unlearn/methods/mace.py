@@ -19,7 +19,7 @@ from unlearn.ops.closed_form import PROMPTS, Terms, exact, factor, multiply, sta
 from unlearn.ops.erasure import steps_of, taken
 from unlearn.ops.freezing import only
 from unlearn.ops.low_rank import applied, beside
-from unlearn.ops.names import ids_of, names
+from unlearn.ops.names import concepts_of, names
 from unlearn.ops.points import paired, turns
 from unlearn.ops.steps import descend
 from unlearn.ops.verbs import normal, whole
@@ -92,7 +92,7 @@ class MACE(Method[AttendsToDrawings]):
         maps = subject.projections()
         kept = [terms(p, p, self.keep) for p in states(subject, data.preserve, "all")]
         with mode(subject.module, train=False):
-            drawn = self._drawings(subject, told, ids_of(data.concept), run)
+            drawn = self._drawings(subject, told, concepts_of(data.concept), run)
             multiply(maps, factor(sum(kept, residue(subject, data)), self.ridge))
             low = beside(subject.module, maps, 1, run.rng)
             self._train(subject, low, drawn, run)
@@ -100,11 +100,12 @@ class MACE(Method[AttendsToDrawings]):
         fuse(maps, low, factor(sum(kept, sum(twice[1:], twice[0])), self.ridge))
         return subject
 
-    def _drawings(self, subject: AttendsToDrawings, told: Any, ids: Tensor, run: Run) -> Drawings:
+    def _drawings(self, subject: AttendsToDrawings, told: Any, concepts: list[Tensor], run: Run) -> Drawings:
+        ids = torch.cat(concepts)
         row = whole(len(ids), self.images, run.rng, ids.device)
         x, _ = subject.trajectory(taken(told, row), steps_of(subject), subject.guidance, run.rng)
         mask = otsu.masks(subject.pictures(x)) if self.mask == "otsu" else torch.ones_like(x[:, :1])
-        said = names(ids, subject.empty)
+        said = names(concepts, subject.empty)
         if self.ends:
             said.append(subject.empty[1:2].to(ids))
         named = torch.isin(ids, torch.cat(said))

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from unlearn.data import Batch, Split, paced
+from unlearn.errors import Mismatch
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.importance import gradient_of_sum
+from unlearn.ops.importance import Loss, gradient_of_sum
+from unlearn.ops.latents import guided_error
 from unlearn.ops.masks import Masked, top_share
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import Classifies, Relabels, mode
+from unlearn.subject import Classifies, Noises, Relabels, mode
 
 
 @methods.register("salun")
@@ -45,9 +47,11 @@ class SalUn(Method[Relabels]):
         as the code does. The mask is taken on plain images in a fixed order, theirs on augmented ones in a
         random order. With `order="mixed"` the two sets pass the network apart, so batch norm sees them one
         by one; theirs concatenates them, and counts epochs instead of steps in the soft form. On diffusion models the
-        mask is taken on the training loss, theirs on the guided prediction, and α weighs means over elements: their
-        1e-3 of a sum over 3,072 elements is 3.07. Their program for Stable Diffusion encodes an image twice, with
-        noise of its own each time, for prediction and target; here there is one latent.
+        mask is taken on the training loss; `saliency="guided"` takes it, as their programs do, on the error of
+        ε(∅) + g (ε(c) − ε(∅)), and `clip` cuts the gradient of each batch before the sum, as their DDPM program does.
+        That draws times in pairs t and T − 1 − t; here they are independent. α weighs means over elements: their 1e-3
+        of a sum over 3,072 elements is 3.07. Their program for Stable Diffusion encodes an image twice, with noise of
+        its own each time, for prediction and target; here there is one latent.
     """
 
     presets: ClassVar = {
@@ -58,12 +62,12 @@ class SalUn(Method[Relabels]):
         "diffusion": Preset(
             "authors' README, Stable Diffusion 1.4, a class of Imagenette",
             {"order": "joint", "optimiser": "adam", "epochs": 5, "lr": 1e-5, "batch_size": 8, "rho": 0.5,
-             "alpha": 0.5, "weight_decay": 0.0},
+             "alpha": 0.5, "weight_decay": 0.0, "saliency": "guided", "guidance": 8.5},
         ),
         "ddpm": Preset(
             "authors' configuration, DDPM on CIFAR-10, 1,000 steps",
             {"order": "joint", "optimiser": "adam", "epochs": 25, "lr": 1e-4, "batch_size": 128, "rho": 0.5,
-             "alpha": 3.07, "weight_decay": 0.0},
+             "alpha": 3.07, "weight_decay": 0.0, "saliency": "guided", "guidance": 3.0, "clip": 1.0},
         ),
     }  # fmt: skip
     expected_failures: ClassVar = {
@@ -89,14 +93,24 @@ class SalUn(Method[Relabels]):
     optimiser: Literal["sgd", "adam"] = knob("sgd", "SGD with momentum, or Adam")
     wrong_only: bool = knob(True, "draw y' from the wrong classes only; the released code draws from all")
     augment: bool = knob(False, "crop and flip while training")
+    saliency: Literal["loss", "guided"] = knob(
+        "loss", "loss of the mask: that of training, or the error of a diffusion model's guided prediction"
+    )
+    guidance: float = knob(3.0, "scale g of that guided prediction", ge=0)
+    clip: float = knob(0.0, "norm to which each batch's gradient is cut for the mask; 0 leaves it", ge=0)
 
     def unlearn(self, subject: Relabels, data: Split, run: Run) -> Relabels:
-        """See `Method.unlearn`."""
+        """See `Method.unlearn`.
+
+        Raises:
+            Mismatch: If the mask should come from guided predictions and the model makes none.
+        """
         params = [p for p in subject.module.parameters() if p.requires_grad]
         start = [p.detach().clone() for p in params] if self.form == "soft" else []
         masks = [torch.ones_like(p) for p in params]
         if self.form == "mask":
-            grads = gradient_of_sum(subject, data.forget, self.batch_size, run.rng)
+            of = self._guided(subject, run) if self.saliency == "guided" else None
+            grads = gradient_of_sum(subject, data.forget, self.batch_size, run.rng, of, self.clip)
             pairs = zip(subject.module.parameters(), grads, strict=True)
             masks = top_share([g.abs() for p, g in pairs if p.requires_grad], self.rho)
         opt = Masked(params, masks, self._optimiser, self.weight_decay)
@@ -107,6 +121,13 @@ class SalUn(Method[Relabels]):
                     if self.form == "soft":
                         shrink(params, start, self.rho * (1 - (epoch + step / steps) / self.epochs))
         return subject
+
+    def _guided(self, subject: Relabels, run: Run) -> Loss:
+        if not isinstance(subject, Noises):
+            raise Mismatch(
+                f"saliency='guided' is for diffusion models, and a {type(subject).__name__} is none; use saliency='loss'"
+            )
+        return lambda batch: guided_error(subject, batch, self.guidance, run.rng)
 
     def _optimiser(self, params: list[Tensor]) -> torch.optim.Optimizer:
         if self.optimiser == "adam":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unlearn.data import Split
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.names import ids_of
+from unlearn.ops.names import concepts_of
 from unlearn.registry import methods
 from unlearn.runtime import Run
 from unlearn.subject import Steers
@@ -30,7 +30,8 @@ class SLD(Method[Steers]):
         νᵢ₊₁ = β νᵢ + (1 − β) γ,
         ε(∅) + g (ε(c) − ε(∅) − γ) from step δ on, and ε(∅) + g (ε(c) − ε(∅)) before.
 
-    The concept is the first prompt of its set. A step costs three rows of the denoiser instead of two. This is a
+    The concept is the first prompt of its set, and each of several that are erased at once has a γ of its own, which
+    add up. A step costs three rows of the denoiser instead of two, and one more for each further concept. This is a
     defence of the sampler: the model still knows the concept, and whoever holds the weights can leave it out.
 
     References:
@@ -77,12 +78,16 @@ class SLD(Method[Steers]):
         Raises:
             BadData: If there is no prompt.
         """
-        return subject.steered(SafetyGuide(ids_of(data.concept)[0], self))
+        return self._steered(subject, [ids[0] for ids in concepts_of(data.concept)])
 
     def restore(self, subject: Steers, state: Mapping[str, Tensor]) -> Steers:
-        """See `Method.restore`; all that was added is the prompt."""
-        (prompt,) = state.values()
-        return subject.steered(SafetyGuide(prompt, self))
+        """See `Method.restore`; all that was added is a prompt for each concept."""
+        return self._steered(subject, [state[name] for name in sorted(state, key=_place)])
+
+    def _steered(self, subject: Steers, prompts: Sequence[Tensor]) -> Steers:
+        for prompt in prompts:
+            subject = subject.steered(SafetyGuide(prompt, self))
+        return subject
 
 
 class SafetyGuide(nn.Module):
@@ -110,3 +115,8 @@ class SafetyGuide(nn.Module):
         away = phi * (named - free) + h.momentum * memory
         memory = h.beta * memory + (1 - h.beta) * away
         return (away if step >= h.warmup else torch.zeros_like(away)), memory
+
+
+def _place(name: str) -> int:
+    """Number of the guide whose tensor has this name, `guides.2.prompt`."""
+    return int(name.split(".")[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from unlearn.method import Method, Preset
 from unlearn.ops.erasure import joined, taken
 from unlearn.ops.freezing import only
 from unlearn.ops.low_rank import KINDS, applied, beside
-from unlearn.ops.names import ids_of, names
+from unlearn.ops.names import concepts_of, names
 from unlearn.ops.points import Plan, Sampling, paired, points
 from unlearn.ops.steps import descend
 from unlearn.ops.verbs import normal
@@ -98,15 +98,15 @@ class SPM(Method[Adapts]):
         """
         bare = subject.bare()
         concept, anchor = paired(bare, data.concept, data.anchor)
-        ids = ids_of(data.concept)
-        membrane = Membrane(ids, self._maps(bare, run.rng), self, bare.empty)
+        concepts = concepts_of(data.concept)
+        membrane = Membrane(concepts, self._maps(bare, run.rng), self, bare.empty)
         on = partial(applied, bare.module, membrane.maps, 1.0)
         plan = Plan(self.iterations, self.batch_size, self.guidance, self.sampling, self.pool, least=1)
         losses = []
         with only(bare.module, []), mode(bare.module, train=False):
             opt = torch.optim.AdamW(membrane.maps.parameters(), self.lr)
             pace = torch.optim.lr_scheduler.LambdaLR(opt, self.pace)
-            batches = points(bare, concept, len(ids), plan, run, on)
+            batches = points(bare, concept, len(data.concept), plan, run, on)
             for z, t, row in run.track(batches, "unlearn", self.iterations):
                 some = torch.arange(self.anchors, device=z.device) % len(z)
                 free = nearby(taken(concept, row[some]), run.rng)
@@ -135,7 +135,8 @@ class SPM(Method[Adapts]):
         """See `Method.restore`; all that was added is one adapter."""
         prefix = f"adapters.{len(subject.adapters())}."
         own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        membrane = Membrane(own["prompts"], self._maps(subject, torch.Generator()), self, subject.empty)
+        concepts = own["prompts"].split(own["sizes"].tolist())
+        membrane = Membrane(concepts, self._maps(subject, torch.Generator()), self, subject.empty)
         membrane.load_state_dict(own)
         return subject.adapted(membrane)
 
@@ -166,7 +167,7 @@ class Membrane(nn.Module):
     """An adapter that acts as strongly as a prompt concerns its concept, as `unlearn.subject.Adapts` wants it.
 
     Args:
-        prompts: Token ids of the concept's prompts, with shape (P, L).
+        concepts: Token ids of each concept's prompts, with shape (P, L); several where they are erased at once.
         maps: Low-rank maps.
         spm: The hyper-parameters.
         empty: Token ids of the empty prompt, with shape (L,).
@@ -177,11 +178,12 @@ class Membrane(nn.Module):
 
     prompts: Tensor
 
-    def __init__(self, prompts: Tensor, maps: nn.ModuleDict, spm: SPM, empty: Tensor) -> None:
+    def __init__(self, concepts: Sequence[Tensor], maps: nn.ModuleDict, spm: SPM, empty: Tensor) -> None:
         super().__init__()
-        self.register_buffer("prompts", prompts.clone())
+        self.register_buffer("prompts", torch.cat(list(concepts)))
+        self.register_buffer("sizes", torch.tensor([len(c) for c in concepts]))
         self.maps, self.spm = maps, spm
-        self.names = names(prompts, empty)
+        self.names = names(concepts, empty)
         self.constant = spm.transport == "always"
 
     def forward(self, states: Tensor, ids: Tensor, own: Tensor) -> Tensor:

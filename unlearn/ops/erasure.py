@@ -14,11 +14,17 @@ from unlearn.errors import BadData, Mismatch
 from unlearn.runtime import Run
 from unlearn.subject import Denoises
 
-Trained = Literal["x", "strict", "u", "selfattn", "full"]
-"""What trains: cross-attention, its keys and values, all but cross-attention, self-attention, everything."""
+Trained = Literal["x", "strict", "u", "layers", "selfattn", "full"]
+TRAINED = (
+    "cross-attention; strictly its keys and values; all but it, the output and the embedding of time; linear layers and "
+    "convolutions outside of it; self-attention; or all"
+)
+"""What trains, in words and in their order."""
 
 ROWS = 16  # latents that are denoised at once
-PARTS = {"x": "cross-attention", "strict": "cross-attention-kv", "selfattn": "self-attention", "full": "all"}
+PARTS = {"x": "cross-attention", "strict": "cross-attention-kv", "selfattn": "self-attention"}  # else all
+LEFT = {"u": ("cross-attention", "ends"), "layers": ("cross-attention",)}
+LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def joined(*conds: Any) -> Any:
@@ -67,11 +73,13 @@ def chosen(subject: Denoises, train: Trained) -> list[nn.Module]:
     Raises:
         Mismatch: If the model has no such part, or nothing in it can be trained.
     """
-    parts, part = subject.parts(), PARTS.get(train, "cross-attention")
-    found = list(parts[part].modules()) if part in parts else []
-    if train == "u" and found:
-        inside = set(found)
-        found = [m for m in parts["all"].modules() if m not in inside]
+    parts, part, left = subject.parts(), PARTS.get(train, "all"), LEFT.get(train, ())
+    found: list[nn.Module] = []
+    if parts.keys() >= {part, *left}:
+        out = {m for name in left for m in parts[name].modules()}
+        found = [m for m in parts[part].modules() if m not in out]
+    if train == "layers":
+        found = [m for m in found if isinstance(m, LAYERS)]
     if not any(p.is_floating_point() for m in found for p in m.parameters(recurse=False)):
         raise Mismatch(
             f"train={train!r} selects no parameters of this model, whose parts are {', '.join(parts) or 'none'}; choose another"

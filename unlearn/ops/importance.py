@@ -21,7 +21,14 @@ def _training_loss(subject: HasLoss, rng: Generator | None) -> Loss:
     return lambda batch: subject.loss(batch, rng)
 
 
-def gradient_of_sum(subject: HasLoss, data: Handle, size: int, rng: Generator | None = None) -> list[Tensor]:
+def gradient_of_sum(
+    subject: HasLoss,
+    data: Handle,
+    size: int,
+    rng: Generator | None = None,
+    loss: Loss | None = None,
+    clip: float = 0.0,
+) -> list[Tensor]:
     """Sum over batches of the gradient of the mean loss, in evaluation mode and fixed order.
 
     Args:
@@ -29,12 +36,17 @@ def gradient_of_sum(subject: HasLoss, data: Handle, size: int, rng: Generator | 
         data: The set.
         size: Examples in a batch; a smaller last batch weighs as much as a full one.
         rng: For losses that draw.
+        loss: Per-example loss to use instead of the training loss.
+        clip: Euclidean norm, over all parameters, to which the gradient of a batch is cut; 0 leaves it.
 
     Returns:
         One tensor for each parameter, of its shape.
     """
     total = _zeros(subject)
-    for grads in _batch_gradients(subject, data, size, _training_loss(subject, rng)):
+    for grads in _batch_gradients(subject, data, size, loss or _training_loss(subject, rng)):
+        if clip:
+            norm = torch.stack(torch._foreach_norm(grads)).norm()
+            torch._foreach_mul_(grads, (clip / norm.clamp_min(1e-12)).clamp_max(1.0))
         torch._foreach_add_(total, grads)
     return total
 

@@ -73,6 +73,39 @@ def squared(out: Tensor, target: Tensor) -> Tensor:
     return (out - target).square().flatten(1).mean(1)
 
 
+def guided_error(subject: Noises, batch: Batch, guidance: float, rng: Generator | None) -> Tensor:
+    """Squared error of ε(∅) + g (ε(c) − ε(∅)) at a drawn time, summed over the elements of each example, with shape (B,).
+
+    Args:
+        subject: The model.
+        batch: The latents.
+        guidance: Scale g.
+        rng: See `noised`.
+    """
+    z, t, target = noised(subject, batch, rng)
+    free, told = subject.predict(z, t, subject.null(len(z))), subject.predict(z, t, subject.encode(batch))
+    return (torch.lerp(free, told, guidance) - target).square().flatten(1).sum(1)
+
+
+def between(total: int, steps: int, until: Tensor, rng: Generator) -> Tensor:
+    """Whole times, each uniform over those of one of the equal parts that a sampler's steps cut 0 to total - 1 into.
+
+    Args:
+        total: Times of training.
+        steps: Of the sampler.
+        until: Steps that have been taken, from 0 to steps - 1, with shape (B,).
+        rng: Source.
+
+    Example:
+        >>> between(1000, 50, torch.tensor([0, 49]), Generator().manual_seed(0)) // 20
+        tensor([49,  0])
+    """
+    part = steps - 1 - until
+    low, high = total * part // steps, total * (part + 1) // steps
+    share = torch.rand(until.shape, generator=rng, device=rng.device).to(until.device)
+    return low + (share * (high - low)).long()
+
+
 def some(batch: Batch, shape: tuple[int, ...]) -> Iterator[Batch]:
     """A batch in parts that can be drawn at once, for latents of this shape (C, h, w)."""
     rows = torch.arange(len(batch), device=batch.y.device)

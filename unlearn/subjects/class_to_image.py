@@ -11,11 +11,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
+from unlearn.ops import latents
 from unlearn.ops.recipe import Recipe
-from unlearn.ops.verbs import fit, like, normal, of_example, untrained, whole
+from unlearn.ops.verbs import fit, like, untrained, whole
 from unlearn.registry import subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
+
+ENDS = ("time_embedding", "conv_norm_out", "conv_out")
+"""Of a UNet, the embedding of time and the output."""
 
 
 @subjects.register("class-to-image")
@@ -45,9 +49,7 @@ class ClassToImage:
 
     Differences from the authors' released code:
         That of SalUn sums squared errors over an image where this takes their mean, a factor C H W in a step size or
-        in the weight of the retain loss. Its saliency comes from the error of the guided prediction with g = 3, its
-        gradient clipped to 1 in each batch; here from the training loss. It draws times in pairs t and T − 1 − t; here
-        they are independent.
+        in the weight of the retain loss. It draws times in pairs t and T − 1 − t; here they are independent.
     """
 
     module: nn.Module
@@ -82,6 +84,10 @@ class ClassToImage:
         total: int = self.scheduler.config.num_train_timesteps
         return whole(total, n, rng, like(self.module).device)
 
+    def between(self, until: Tensor, rng: Generator) -> Tensor:
+        """Times (B,) drawn between those that are reached after `until` (B,) steps and after one less, see `Jitters`."""
+        return latents.between(self.scheduler.config.num_train_timesteps, self.steps, until, rng)
+
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Images x (B, C, H, W) with noise of times t (B,), and what should be predicted there: the noise."""
         return self.scheduler.add_noise(x, noise, t), noise
@@ -91,18 +97,18 @@ class ClassToImage:
 
         Without a generator, time and noise of an example are seeded by its id, and no label is replaced.
         """
-        z, t, noise = self._drawn(batch, rng)
-        return _squared(self.predict(z, t, self._told(batch.y, rng)), noise)
+        z, t, noise = latents.noised(self, batch, rng)
+        return latents.squared(self.predict(z, t, self._told(batch.y, rng)), noise)
 
     def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
         """Error against the model's own stopped-gradient prediction for the next class, with shape (B,).
 
         The next class of the last is the first. Labels of both predictions are replaced independently.
         """
-        z, t, _ = self._drawn(batch, rng)
+        z, t, _ = latents.noised(self, batch, rng)
         with torch.no_grad():
             target = self.predict(z, t, self._told((batch.y + 1) % self.classes, rng))
-        return _squared(self.predict(z, t, self._told(batch.y, rng)), target)
+        return latents.squared(self.predict(z, t, self._told(batch.y, rng)), target)
 
     @torch.no_grad()
     def trajectory(self, cond: Any, until: int, guidance: float, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -136,7 +142,8 @@ class ClassToImage:
         """Parts of the network by name.
 
         A class enters by its embedding and, in each block, by a linear map that reads it. Together they take the place
-        of `cross-attention`, of which there is none, and the maps that of its keys and values.
+        of `cross-attention`, of which there is none, and the maps that of its keys and values. `ends` are the output and
+        the embedding of time.
         """
         blocks = list(self.module.named_modules())
         maps = [m for n, m in blocks if n.endswith(".time_emb_proj")]
@@ -145,6 +152,7 @@ class ClassToImage:
             "cross-attention": nn.ModuleList([self.module.get_submodule("class_embedding"), *maps]),
             "cross-attention-kv": nn.ModuleList(maps),
             "self-attention": nn.ModuleList(attention),
+            "ends": nn.ModuleList(m for n, m in blocks if n in ENDS),
             "all": self.module,
         }
         return {name: part for name, part in found.items() if list(part.parameters())}
@@ -156,17 +164,6 @@ class ClassToImage:
     def fit(self, handle: Handle, run: Run) -> None:
         """Trains in place by the recipe, see `unlearn.ops.verbs.fit`."""
         fit(self, self.recipe, handle, run)
-
-    def _drawn(self, batch: Batch, rng: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy images at a drawn time, the time (B,), and what should be predicted there."""
-        x = batch.x.to(like(self.module))
-        if rng is None:
-            t = of_example(batch.index, lambda g: self.times(1, g)[0])
-            noise = of_example(batch.index, lambda g: torch.randn(x.shape[1:], generator=g)).to(x)
-        else:
-            t, noise = self.times(len(x), rng), normal(x, rng)
-        z, target = self.noised(x, t, noise)
-        return z, t, target
 
     def _told(self, labels: Tensor, rng: Generator | None) -> Tensor:
         """Labels (B,), in training mode a share of them replaced by the empty one."""
@@ -181,7 +178,3 @@ class ClassToImage:
         ddim = DDIMScheduler.from_config(self.scheduler.config)
         ddim.set_timesteps(self.steps, device=like(self.module).device)
         return ddim
-
-
-def _squared(out: Tensor, target: Tensor) -> Tensor:
-    return (out - target).square().flatten(1).mean(1)

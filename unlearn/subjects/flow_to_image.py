@@ -20,6 +20,7 @@ from unlearn.subjects._layouts import Layout, Said
 
 TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 IMAGE = ("to_q", "to_k", "to_v", "to_out")
+ENDS = ("time_text_embed.timestep_embedder", "norm_out", "proj_out")
 
 
 @subjects.register("flow-to-image")
@@ -110,6 +111,13 @@ class FlowToImage:
         shift, total = self._shift(), float(self.scheduler.config.num_train_timesteps)
         return (total * shift * sigma / (1 + (shift - 1) * sigma)).to(like(self.module).device)
 
+    def between(self, until: Tensor, rng: Generator) -> Tensor:
+        """Times (B,) drawn between those that are reached after `until` (B,) steps and after one less, see `Jitters`."""
+        reached = self._sampler().timesteps
+        low, high = reached[until], reached[(until - 1).clamp_min(0)]
+        found: Tensor = low + (high - low) * torch.rand(low.shape, generator=rng, device=rng.device).to(low)
+        return found
+
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Latents x (B, C, H, W) with noise of times t (B,), and their velocity."""
         sigma = (t / self.scheduler.config.num_train_timesteps).to(x).view(-1, 1, 1, 1)
@@ -165,7 +173,7 @@ class FlowToImage:
         """Parts of the transformer by name, and the text encoders.
 
         `cross-attention` are the text stream's projections, `self-attention` those of the image stream and of blocks
-        in which both are one, `rest` what is neither.
+        in which both are one, `rest` what is neither, and `ends` the output and the embedding of time.
         """
         named = [(n.rpartition(".")[2], m) for n, m in self.denoiser.named_modules()]
         cross, own = ([m for n, m in named if n in names] for names in (TEXT, IMAGE))
@@ -178,6 +186,7 @@ class FlowToImage:
             "cross-attention-kv": nn.ModuleList(m for n, m in named if n in TEXT[1:3]),
             "self-attention": nn.ModuleList(own),
             "rest": nn.ModuleList(rest),
+            "ends": nn.ModuleList(m for n, m in self.denoiser.named_modules() if n in ENDS),
             "all": self.denoiser,
             "text": self.text,
         }

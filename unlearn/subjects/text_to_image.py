@@ -25,6 +25,9 @@ from unlearn.registry import subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
 
+ENDS = ("time_embedding", "conv_norm_out", "conv_out")
+"""Of a UNet, the embedding of time and the output."""
+
 
 @subjects.register("text-to-image")
 @dataclass(slots=True)
@@ -107,6 +110,10 @@ class TextToImage:
         """Times drawn as in training, with shape (n,)."""
         total: int = self.scheduler.config.num_train_timesteps
         return whole(total, n, rng, like(self.module).device)
+
+    def between(self, until: Tensor, rng: Generator) -> Tensor:
+        """Times (B,) drawn between those that are reached after `until` (B,) steps and after one less, see `Jitters`."""
+        return latents.between(self.scheduler.config.num_train_timesteps, self.steps, until, rng)
 
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Latents x (B, C, H, W) with noise of times t (B,), and what should be predicted there."""
@@ -195,7 +202,8 @@ class TextToImage:
     def parts(self) -> dict[str, nn.Module]:
         """Parts of the denoiser by name, and the text encoder.
 
-        What is in none of the attentions is in `rest`; `blocks` are the transformers around the attentions.
+        What is in none of the attentions is in `rest`; `blocks` are the transformers around the attentions, and `ends`
+        the output and the embedding of time.
         """
         blocks = list(self.denoiser.named_modules())
         cross = [m for n, m in blocks if n.endswith(".attn2")]
@@ -211,6 +219,7 @@ class TextToImage:
             "self-attention": nn.ModuleList(m for n, m in blocks if n.endswith(".attn1")),
             "rest": nn.ModuleList(rest),
             "blocks": nn.ModuleList(m for n, m in blocks if n.split(".")[-2:-1] == ["attentions"]),
+            "ends": nn.ModuleList(m for n, m in blocks if n in ENDS),
             "all": self.denoiser,
             "text": self.text,
         }
