@@ -323,6 +323,13 @@ class Prompted(Noises, Draws, Protocol):
         """
         ...
 
+    def guided(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """What samples follow at times t (B,), with its gradient and the shape of z: guidance, less what is steered away.
+
+        A guide counts steps from the sampler's nearest one and remembers none before it.
+        """
+        ...
+
     def noise(self, n: int, rng: Generator) -> Tensor:
         """The pure noise of n drawings, with shape (n, *); `draw` draws that of its whole batch, and nothing else."""
         ...

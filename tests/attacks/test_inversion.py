@@ -10,6 +10,7 @@ from unlearn.attacks.inversion import Inversion, spoken
 from unlearn.data import Batch
 from unlearn.errors import Mismatch
 from unlearn.ops.prompts import word_of
+from unlearn.subjects.text_to_image import TextToImage
 from unlearn.testing.tiny import same, tensors
 
 WORD = 2
@@ -21,13 +22,13 @@ def learned(case, **fields):
     return [(rows.tolist(), cond.clone()) for rows, cond in Inversion(**{**small, **fields}).attempts(case)]
 
 
-def reference(case, steps, size, lr):
+def reference(case, steps, size, lr, seen=TextToImage.predict):
     """The same by training row `WORD` of a copy's embedding table, prompts going in as ids; its text states."""
     model = copy.deepcopy(case.victim)
     table = model.text.embeddings.token_embedding.weight.requires_grad_()
     opt = torch.optim.Adam([table], lr)
     for _, (y, t, z, e) in zip(range(steps), draws(case, size), strict=False):
-        out = model.predict(z, t, model.encode(Batch(z, y, t)))
+        out = seen(model, z, t, model.encode(Batch(z, y, t)))
         opt.zero_grad()
         (out - e).square().mean().backward()
         table.grad[torch.arange(len(table)) != WORD] = 0
@@ -47,6 +48,17 @@ def test_prompts_are_drawn_after_equal_shares_of_the_steps():
     found = learned(case(), iterations=6, tries=3)
     for k, (_, cond) in enumerate(found):
         assert torch.allclose(cond, reference(case(), 2 * (k + 1), 3, 0.05), rtol=1e-9, atol=1e-10)
+
+
+def test_a_guided_prediction_is_learnt_from_where_it_is_asked_for():
+    def guided(model, z, t, cond):
+        free = model.predict(z, t, model.encode(Batch(z, model.empty.expand(len(z), -1), t)))
+        return free + model.guidance * (model.predict(z, t, cond) - free)
+
+    ((_, found),) = learned(case(), iterations=3, tries=1, prediction="guided")
+    assert torch.allclose(found, reference(case(), 3, 3, 0.05, guided), rtol=1e-9, atol=1e-10)
+    assert not torch.allclose(found, reference(case(), 3, 3, 0.05), rtol=1e-3)
+    assert "of guided predictions" in Inversion(prediction="guided").budget()
 
 
 def test_nothing_but_the_word_changes():

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,28 @@ def step(h, i, eps, nu):
     gamma = phi * (eps[2] - eps[0]) + h.momentum * nu
     toward = eps[1] - eps[0] - (gamma if i >= h.warmup else 0)
     return (eps[0] + 2.5 * toward,), (h.beta * nu + (1 - h.beta) * gamma,)
+
+
+def test_what_samples_follow_at_any_time_is_one_step_without_a_memory():
+    """Of four steps at 750, 500, 250, 0, the nearest; the guide waits for the second one (δ = 1)."""
+    s, h = subject(), SLD(**{**SETTINGS[0], "warmup": 1})
+    done = replace(h.unlearn(subject(), lent(CONCEPT, ()), Run()), guidance=2.5)
+    t, told = torch.tensor([999, 630, 620, 130, 3]), torch.tensor([ids(5)] * 5)
+    z = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    cond = s.text(input_ids=told).last_hidden_state.detach().requires_grad_()
+    found = done.guided(z, t, cond)
+    rows = [torch.tensor([p] * 5) for p in (ids(), ids(*CONCEPT[0]))]
+    with torch.no_grad():
+        free, named = (
+            s.denoiser(z, t, encoder_hidden_states=s.text(input_ids=y).last_hidden_state).sample for y in rows
+        )
+        at = s.denoiser(z, t, encoder_hidden_states=cond).sample
+    for k, i in enumerate((0, 0, 1, 2, 3)):
+        (wanted,), _ = step(h, i, (free[k], at[k], named[k]), torch.zeros_like(free[k]))
+        torch.testing.assert_close(found[k], wanted, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(found[2], free[2] + 2.5 * (at[2] - free[2]), atol=1e-4), "it steers"
+    (grad,) = torch.autograd.grad(found.square().sum(), cond)
+    assert (grad.flatten(1).norm(dim=1) > 0).all()
 
 
 def test_two_guides_add_up_and_each_keeps_its_own_memory():

@@ -100,6 +100,18 @@ class TextToImage:
         with self._adapting(cond) as said:
             return self._predicted(z, t, said)
 
+    def guided(self, z: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """What samples follow at times t (B,), with the shape of z: see `unlearn.subject.Prompted`."""
+        guides = self._held("guides")
+        at = (self._ddim().timesteps - t[:, None]).abs().argmin(1)
+        with self._adapting(cond) as said:
+            out = self._each(z, t, *self._rows(said, guides, len(z)))
+        found = torch.zeros_like(out[0])
+        for i in at.unique().tolist():
+            here = at == i
+            found[here] = Steering(guides, self.guidance)(i, *(o[here] for o in out))
+        return found
+
     def attention(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:
         """Attention (B, heads, queries, L) of each cross-attention to each token while it predicts."""
         with recorded(self.parts()["cross-attention"].children()) as seen:
@@ -289,13 +301,21 @@ class TextToImage:
     def _denoised(self, z: Tensor, cond: Any, until: int, guidance: float) -> tuple[Tensor, Tensor]:
         ddim, guides, n = self._ddim(), self._held("guides"), len(z)
         with self._adapting(cond) as said, mode(self.denoiser, train=False):
-            rows = [self._free(n), said, *(self._repeated(g.get_buffer("prompt"), n) for g in guides)]
-            told, steering = joined(*rows), Steering(guides, guidance)
+            told, rows = self._rows(said, guides, n)
+            steering = Steering(guides, guidance)
             for i, t in enumerate(ddim.timesteps[:until]):
-                out = self._predicted(torch.cat([z] * len(rows)), t.expand(n * len(rows)), told)
-                z = ddim.step(steering(i, *out.chunk(len(rows))), t, z).prev_sample
+                z = ddim.step(steering(i, *self._each(z, t.expand(n), told, rows)), t, z).prev_sample
         reached = ddim.timesteps[until] if until < self.steps else torch.zeros_like(ddim.timesteps[0])
         return z, reached.expand(n)
+
+    def _rows(self, said: Any, guides: list[nn.Module], n: int) -> tuple[Any, int]:
+        """Conditionings that a step of n samples needs, and how many times n: empty, the prompts', each guide's."""
+        rows = [self._free(n), said, *(self._repeated(g.get_buffer("prompt"), n) for g in guides)]
+        return joined(*rows), len(rows)
+
+    def _each(self, z: Tensor, t: Tensor, told: Any, k: int) -> tuple[Tensor, ...]:
+        """Predictions (B, *) of the same latents for each of k conditionings."""
+        return self._predicted(torch.cat([z] * k), t.repeat(k), told).chunk(k)
 
     def _predicted(self, z: Tensor, t: Tensor, said: Any) -> Tensor:
         out: Tensor = self.denoiser(z, t, encoder_hidden_states=said.to(z.dtype)).sample
