@@ -1,0 +1,126 @@
+"""Distances between sets of models against worked values, plain loops, and what two equal sets show."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from unlearn.ops.ensembles import CAP, epsilon, epsilon_of, forgetting_quality, klom, klom_gauss
+
+U = torch.tensor([[0.0, 0, 1, 1, 2, 2, 3, 3]]).T
+O = torch.tensor([[0.0, 1, 1, 1, 2, 2, 2, 3]]).T  # noqa: E741
+
+
+def sets(models=8, n=30, shift=0.5, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    u, o = torch.randn(models, n, generator=rng) + shift, torch.randn(models, n, generator=rng)
+    u[:, 0], o[:, 0] = 1.0, 1.0  # constant
+    u[:, 1] = (u[:, 1] * 2).round()  # ties
+    o[:, 1] = (o[:, 1] * 2).round()
+    return u, o
+
+
+@pytest.mark.parametrize("bins", [4, 20])
+def test_klom_by_the_worked_values(bins):
+    assert float(klom(U, O, bins)) == pytest.approx(0.1438410, rel=1e-5)
+    assert float(klom(U, O, bins, released=True)) == pytest.approx(0.1148897, rel=1e-5)
+
+
+def test_gaussian_klom_by_the_worked_value_and_by_quadrature():
+    assert float(klom_gauss(U, O)) == pytest.approx(0.0779205, rel=1e-5)
+    p, q = norm(float(U.mean()), float(U.std())), norm(float(O.mean()), float(O.std()))
+    x = np.linspace(-30, 30, 200_001)
+    area = np.trapezoid(p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), x)
+    assert float(klom_gauss(U, O)) == pytest.approx(area, rel=1e-6)
+
+
+def test_klom_is_that_of_histograms_of_numpy():
+    u, o = sets(60)
+    found = klom(u, o)
+    for k in range(u.shape[1]):
+        a, b = u[:, k].double().numpy(), o[:, k].double().numpy()
+        ends = (min(a.min(), b.min()), max(a.max(), b.max()))
+        p, q = (np.maximum(np.histogram(v, 20, ends)[0] / len(v), 1e-5) for v in (a, b))
+        assert float(found[k]) == pytest.approx(max(0.0, float((p * np.log(p / q)).sum())), abs=1e-9)
+    assert float(klom(torch.zeros(9, 1), torch.ones(9, 1))) == pytest.approx(math.log(1e5), rel=1e-3)
+    assert float(klom(torch.full((9, 1), 1e9), torch.full((9, 1), 200.0))) == 0, "cut at 100"
+
+
+@pytest.mark.parametrize(
+    ("models", "binned", "gauss"), [(50, 0.86, 0.042), (100, 0.34, 0.021), (200, 0.144, 0.0098)]
+)
+def test_the_floors_of_klom_are_those_that_were_simulated(models, binned, gauss):
+    rng = torch.Generator().manual_seed(1)
+    u, o = (torch.randn(models, 3000, generator=rng) for _ in range(2))
+    assert float(klom(u, o).mean()) == pytest.approx(binned, rel=0.08)
+    assert float(klom_gauss(u, o).mean()) == pytest.approx(gauss, rel=0.08)
+
+
+def test_epsilon_by_the_worked_value():
+    assert float(epsilon_of(torch.tensor(0.1), torch.tensor(0.2))) == pytest.approx(2.0794290, rel=1e-7)
+    assert float(forgetting_quality(torch.tensor(2.0794290), 128)) == 0.0625
+    rates = torch.tensor([[0.0, 0.0], [0.0, 0.3], [0.3, 0.0], [0.5, 0.5], [0.9, 0.9]])
+    assert epsilon_of(*rates.T).tolist() == [math.inf, 0.0, 0.0, 0.0, 0.0]
+
+
+def reference(u, o, double):
+    """Every set of values below, above, between or outside thresholds, with Python's numbers."""
+    best, values = 0.0, sorted({*u.tolist(), *o.tolist()})
+    for low, high in itertools.combinations_with_replacement([-math.inf, *values, math.inf], 2):
+        if not double and low != -math.inf:
+            continue
+        called_u, called_o = (float(((v > low) & (v <= high)).double().mean()) for v in (u, o))
+        for fpr, fnr in ((called_o, 1 - called_u), (1 - called_o, called_u)):
+            if fpr < 1e-12 and fnr < 1e-12:
+                return math.inf
+            if fpr < 1e-12 or fnr < 1e-12:
+                continue
+            sides = [(1 - 1e-5 - a) / b for a, b in ((fpr, fnr), (fnr, fpr))]
+            best = max([best, *(math.log(s) for s in sides if s > 0)])
+    return best
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
+def test_epsilon_tries_every_threshold(double, shift):
+    u, o = sets(8, 25, shift)
+    found = epsilon(u, o, double)
+    for k in range(u.shape[1]):
+        assert float(found[k]) == pytest.approx(reference(u[:, k], o[:, k], double), rel=1e-6, abs=1e-9)
+    assert float(epsilon(torch.zeros(5, 1), torch.ones(5, 1), double)) == math.inf
+
+
+def test_epsilon_is_made_in_parts(monkeypatch):
+    u, o = sets(8, 25)
+    whole = epsilon(u, o, double=True)
+    monkeypatch.setattr("unlearn.ops.ensembles.PAIRS", 700)
+    assert torch.equal(epsilon(u, o, double=True), whole)
+
+
+@pytest.mark.parametrize(
+    ("double", "models", "floor"), [(False, 64, 0.22), (True, 32, 0.089), (True, 64, 0.073)]
+)
+def test_the_floor_of_the_challenge_score_is_far_below_one(double, models, floor):
+    rng = torch.Generator().manual_seed(2)
+    u, o = (torch.randn(models, 400, generator=rng) for _ in range(2))
+    eps = epsilon(u, o, double)
+    assert float(forgetting_quality(eps, models).mean()) == pytest.approx(floor, rel=0.1)
+    far = forgetting_quality(epsilon(u + 1.0, o, double), models)
+    assert float(far.mean()) < 0.7 * floor
+    mixed = torch.cat([u[: models // 2] + 1.0, u[models // 2 :]])
+    assert epsilon(mixed, o, double).mean() < epsilon(u + 1.0, o, double).clamp_max(CAP).mean()
+
+
+def test_no_quality_beyond_what_so_many_models_can_tell():
+    assert forgetting_quality(torch.tensor([0.0, 0.4, 0.5, 4.9, 5.0, math.inf]), 128).tolist() == [
+        1,
+        1,
+        0.5,
+        2**-9,
+        2**-10,
+        0,
+    ]
+    assert forgetting_quality(torch.tensor([3.0, 3.1]), 16).tolist() == [2**-6, 0]
