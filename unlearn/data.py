@@ -300,7 +300,8 @@ class Split:
         validation: Held-out examples for stopping rules and searches; never test data.
         surrogate: Out-of-distribution inputs; their targets mean nothing.
         statistics: Class statistics of the retain set, computed by the bench and charged to the method.
-        concept: Prompts that name the concept to be erased, as token ids in `y`; there are no inputs.
+        concept: Prompts that name the concept to be erased, as token ids in `y`. There are no inputs; where several
+            concepts are erased at once, `x` is the number of each prompt's, with shape (P, 1).
         anchor: Prompts of what takes its place, one for each of `concept`.
         preserve: Prompts of concepts that must stay.
     """

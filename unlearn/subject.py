@@ -238,15 +238,10 @@ class Attends(Denoises, Protocol):
     empty: Tensor
 
     def attention(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:
-        """Attention of each cross-attention layer to each token while it predicts, with its gradient.
-
-        Args:
-            z: Latents, with shape (B, *).
-            t: Times, with shape (B,).
-            cond: Conditioning of prompts of L tokens.
+        """Attention of each cross-attention layer to each token while it predicts (see `predict`), with its gradient.
 
         Returns:
-            Probabilities (B, heads, queries, L), which sum to one over the tokens.
+            Probabilities (B, heads, queries, L) for prompts of L tokens, which sum to one over the tokens.
         """
         ...
 
@@ -317,9 +312,7 @@ class Prompted(Noises, Draws, Protocol):
     def encode_embedded(self, embedded: Tensor, ids: Tensor) -> Any:
         """Conditionings of prompts given as embedded tokens (B, L, D), with a gradient to them.
 
-        Args:
-            embedded: What takes the place of the tokens' own embeddings.
-            ids: The tokens, with shape (B, L); they say where a prompt ends.
+        Their ids (B, L) say where a prompt ends.
         """
         ...
 

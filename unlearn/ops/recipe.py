@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from unlearn.data import Handle
 from unlearn.errors import BadValue
 from unlearn.knobs import Declared, knob
+from unlearn.ops.stacked import stack, unstack
 from unlearn.ops.steps import descend
 from unlearn.provenance import digest
 from unlearn.runtime import Run
-from unlearn.subject import HasLoss, mode
+from unlearn.subject import Classifies, HasLoss, mode
 
 
 class Recipe(Protocol):
@@ -42,8 +44,7 @@ class SGD(Declared):
 
     def fit(self, subject: HasLoss, handle: Handle, run: Run) -> None:
         """See `Recipe.fit`."""
-        opt = torch.optim.SGD(subject.module.parameters(), lr=self.lr, momentum=self.momentum,
-                              weight_decay=self.weight_decay, nesterov=True, foreach=True)  # fmt: skip
+        opt = self._optimiser(subject.module)
         steps = self.epochs * -(-len(handle) // self.batch_size)
         plan = self._plan(opt, steps)
         with mode(subject.module, train=True):
@@ -52,9 +53,49 @@ class SGD(Declared):
                     descend(opt, subject.loss(batch, run.rng).mean())
                     plan.step()
 
+    def fit_together(
+        self, subjects: Sequence[Classifies], handles: Sequence[Handle], runs: Sequence[Run]
+    ) -> None:
+        """Trains classifiers of one architecture side by side, each as `fit` would train it alone.
+
+        Each has its own set, order and crops; all sets are of one size. Sums are taken in another order, so weights
+        agree with those of `fit` up to rounding.
+
+        Args:
+            subjects: The classifiers, trained in place.
+            handles: Their sets.
+            runs: Their randomness; the first shows progress.
+
+        Raises:
+            Mismatch: If their layers cannot be put side by side.
+            BadValue: If their sets differ in size.
+        """
+        if len({len(h) for h in handles}) > 1:
+            raise BadValue("models that are trained side by side need training sets of one size")
+        m, net = len(subjects), stack([s.module for s in subjects])
+        opt = self._optimiser(net)
+        plan = self._plan(opt, self.epochs * -(-len(handles[0]) // self.batch_size))
+        with mode(net, train=True):
+            for _ in runs[0].track(range(self.epochs), "train"):
+                each = [
+                    h.batches(self.batch_size, r.rng, augment=self.augment)
+                    for h, r in zip(handles, runs, strict=True)
+                ]
+                for batches in zip(*each, strict=True):
+                    logits = net(torch.cat([b.x for b in batches], 1)).unflatten(1, (m, -1))
+                    y = torch.stack([b.y for b in batches], 1)
+                    loss = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / len(y)
+                    descend(opt, loss)
+                    plan.step()
+        unstack(net, [s.module for s in subjects])
+
     def describe(self) -> dict[str, Any]:
         """See `Recipe.describe`."""
         return {"recipe": "sgd", **self.to_dict()}
+
+    def _optimiser(self, module: nn.Module) -> torch.optim.SGD:
+        return torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum,
+                               weight_decay=self.weight_decay, nesterov=True, foreach=True)  # fmt: skip
 
     def _plan(self, opt: torch.optim.SGD, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         if self.schedule == "onecycle":
