@@ -25,6 +25,23 @@ class Subsample(nn.Module):
         half = self.extra // 2
         return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, self.extra - half))
 
+    def grouped(self, models: int) -> nn.Module:
+        """The same for the channels of several models side by side, see `unlearn.ops.stacked`."""
+        return GroupedSubsample(self.extra, models)
+
+
+class GroupedSubsample(nn.Module):
+    """`Subsample` of the channels of several models, which lie side by side."""
+
+    def __init__(self, extra: int, models: int) -> None:
+        super().__init__()
+        self.extra, self.models = extra, models
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, M C, H, W) to (B, M (C + extra), H / 2, W / 2)."""
+        half, parts = self.extra // 2, x[:, :, ::2, ::2].unflatten(1, (self.models, -1))
+        return pad(parts, (0, 0, 0, 0, half, self.extra - half)).flatten(1, 2)
+
 
 class Block(nn.Module):
     """Two 3 x 3 convolutions with batch norm, beside a shortcut.

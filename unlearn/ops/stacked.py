@@ -2,7 +2,7 @@
 
 Model k of M has channels k C to (k + 1) C - 1 of every activation, so convolutions have M times the groups, batch norm
 has M times the channels and is exact, and linear layers are M small ones. What has no weights and looks at each channel
-by itself stays as it is.
+by itself stays as it is; a layer without weights that does not may say by `grouped(m)` what does it for m models.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from unlearn.errors import Mismatch
-from unlearn.networks import Subsample
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -40,19 +38,6 @@ class GroupedLinear(nn.Module):
         parts = x.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
         out = parts @ self.weight.mT if self.bias is None else torch.baddbmm(self.bias, parts, self.weight.mT)
         return out.transpose(0, 1).flatten(1)
-
-
-class GroupedSubsample(nn.Module):
-    """`Subsample` of M models' channels."""
-
-    def __init__(self, one: Subsample, models: int) -> None:
-        super().__init__()
-        self.extra, self.models = one.extra, models
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, M C, H, W) to (B, M (C + extra), H / 2, W / 2)."""
-        half, parts = self.extra // 2, x[:, :, ::2, ::2].unflatten(1, (self.models, -1))
-        return pad(parts, (0, 0, 0, 0, half, self.extra - half)).flatten(1, 2)
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -93,8 +78,9 @@ def _together(each: Sequence[nn.Module]) -> nn.Module | None:
     first, m = each[0], len(each)
     if isinstance(first, nn.Linear):
         return GroupedLinear([e for e in each if isinstance(e, nn.Linear)])
-    if isinstance(first, Subsample):
-        return GroupedSubsample(first, m)
+    if (grouped := getattr(first, "grouped", None)) is not None:
+        made: nn.Module = grouped(m)
+        return made
     if isinstance(first, (*CONVOLUTIONS, *NORMS)):
         made = _wider(first, m)
         tensors = [e.state_dict() for e in each]
