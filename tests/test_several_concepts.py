@@ -6,12 +6,16 @@ from pipelines import loaded, pipe_of, split
 
 import unlearn
 from unlearn.concepts import asked, merged
-from unlearn.data import Resident
+from unlearn.data import Resident, Split
 from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
+from unlearn.in_place import _prompts
+from unlearn.methods.spm import SPM
 from unlearn.methods.uce import UCE
 from unlearn.ops import hub
 from unlearn.ops.names import concepts_of, ids_of, names
+from unlearn.ops.naming import Naming
+from unlearn.patch import changed
 from unlearn.request import parse, request_dict, request_from
 from unlearn.runtime import Run
 from unlearn.scenario import parse as scenario
@@ -96,3 +100,20 @@ def test_a_tuple_of_names_is_erased_at_once_in_place():
     )
     unlearn.erase(other, ["cat", "dog"], "uce")
     assert not all(torch.equal(p, other.unet.get_parameter(n)) for n, p in pipe.unet.named_parameters())
+
+
+def test_adapters_for_several_concepts_come_back_from_their_tensors():
+    hub.quiet()
+    found = loaded("sd1")
+    sets = merged([_prompts(found, Naming(name)) for name in ("cat", "dog")])
+    lent = Split(
+        None, None, None, None, None, *(Resident(sets[n]) for n in ("concept", "anchor", "preserve"))
+    )
+    method = SPM(iterations=2, batch_size=1, pool=2, transport="tokens")
+    done = method.unlearn(found.subject.clone(), lent, Run())
+    again = method.restore(
+        found.subject.clone(), changed(found.subject.module.state_dict(), done.module.state_dict())
+    )
+    names_ = [[n.tolist() for n in s.adapters()[0].names] for s in (done, again)]
+    assert names_[0] == names_[1] == [found.ids([w])[0, 1:2].tolist() for w in ("cat", "dog")]
+    assert all(torch.equal(t, again.module.state_dict()[n]) for n, t in done.module.state_dict().items())

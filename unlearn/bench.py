@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from unlearn import figures
 from unlearn.concepts import at_once
+from unlearn.crowds import Crowds
 from unlearn.data import Counted, Handle, Sealed, Split, Statistics
 from unlearn.errors import Mismatch
 from unlearn.method import Method, requires
 from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
 from unlearn.patch import changed, changed_share, load_tensors, save_patch, save_tensors, weights_hash
-from unlearn.pool import Model, Pool, rows_digest
+from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
 from unlearn.report import SCHEMA, Costs, Report
@@ -76,6 +78,8 @@ class Bench:
         previous: Model | None = None
         for step in range(len(steps(pool.scenario.request))):
             trial = pool.trial(seeds, step, previous, oracles)
+            if pool.can_train():
+                trial.crowds = Crowds(pool, trial, functools.partial(self._model, method=method))
             report, done = self.execute(trial, method, metrics)
             results.append((report, done))
             if not at_once(pool.scenario.request):
@@ -106,7 +110,7 @@ class Bench:
             "unlearned": unlearned,
             "oracles": trial.oracle_bases,
             "weights": self._weights(trial, done),
-            "code": code_of(*map(type, metrics), type(done), modules=("unlearn.metric", "unlearn.figures")),
+            "code": code_of(*map(type, metrics), type(done), modules=_read_by(metrics)),
             "training": trial.facts["training"],
             "plugin": plugin_file(type(method)),
             "schema": SCHEMA,
@@ -129,7 +133,7 @@ class Bench:
         return Evidence(
             subjects, {n: h for n, h in trial.handles.items() if n not in LENT_ONLY}, trial.views, trial.request.kind,
             trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
-            gallery=trial.gallery, progress=self.progress,
+            gallery=trial.gallery, progress=self.progress, crowds=trial.crowds,
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
@@ -155,7 +159,7 @@ class Bench:
             "base_weights": weights_hash(trial.original.module.state_dict()),
             "material": trial.facts["material"],
             "data": {
-                n: _set_digest(trial.handles[n], n == "surrogate") for n in sorted(lent & set(trial.handles))
+                n: set_digest(trial.handles[n], n == "surrogate") for n in sorted(lent & set(trial.handles))
             },
             "seed": trial.seeds.method,
             "device": self.device.type,
@@ -177,6 +181,11 @@ class Bench:
 
         self.store.build("unlearned", recipe, make, replace=True)
         return done, info
+
+    def _model(self, trial: Trial, method: Method[Any]) -> Model:
+        """What a method makes of a trial, made now or from the store."""
+        recipe = self._unlearned_recipe(trial, method)
+        return Model(self._unlearned(trial, method, recipe)[0], address(recipe), None)
 
     def _weights(self, trial: Trial, done: Subject) -> dict[str, str]:
         """Hash of the weights of every model of a trial."""
@@ -237,7 +246,7 @@ class Bench:
             rows = trial.handles[where].rows
             subject = subjects[who]
             recipe = {"model": addresses[who], "weights": weights_hash(subject.module.state_dict()),
-                      "options": trial.scenario.options(), "set": _set_digest(trial.handles[where]),
+                      "options": trial.scenario.options(), "set": set_digest(trial.handles[where]),
                       "material": trial.facts["material"], "inputs": trial.facts["inputs"], "seed": trial.seeds.method,
                       "device": self.device.type, "what": what,
                       "code": code_of(type(subject), modules=("unlearn.metric", *trial.scenario.modules))}  # fmt: skip
@@ -249,6 +258,12 @@ class Bench:
             return {k: v for k, v in found.items() if k != "rows"}
 
         return cache
+
+
+def _read_by(metrics: Sequence[Metric]) -> list[str]:
+    """Modules beside those of the metrics whose code decides a report."""
+    crowds = ["unlearn.crowds"] if any(m.wants() for m in metrics) else []
+    return ["unlearn.metric", "unlearn.figures", *crowds]
 
 
 def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
@@ -279,19 +294,6 @@ def _fitting(trial: Trial) -> list[str]:
     known = {n: methods.get(n) for n in methods.names()}
     fits = {n for n, cls in known.items() if isinstance(trial.original, requires(cls))}
     return [n for n in sorted(fits) if {r.partition(".")[0] for r in known[n]().reads()} <= there]
-
-
-def _set_digest(handle: Any, inputs: bool = False) -> str:
-    """Hash of which examples a handle holds, of their targets and of what happens to their inputs.
-
-    The inputs themselves are known by the material's content, but for surrogates, which are no part of it.
-    """
-    seen = handle.source.fetch(handle.rows).cpu() if inputs else handle.rows[:0].cpu()
-    return (
-        rows_digest(handle.rows)
-        + weights_hash({"y": handle.y.cpu(), "x": seen})[:16]
-        + repr(handle.transform)
-    )
 
 
 def _made(done: Subject) -> str:

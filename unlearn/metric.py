@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,27 @@ class View:
     y: Tensor | None = None
 
 
+class Crowd(Protocol):
+    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y))."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def margins(self, where: str) -> Tensor:
+        """Margin of each model for each example of a set or view, with shape (M, n)."""
+        ...
+
+    def inside(self, where: str) -> Tensor:
+        """Which models were trained on which examples of a set or view, with shape (M, n)."""
+        ...
+
+    @property
+    def before(self) -> Crowd:
+        """The same models before the method under test was at them; themselves if it was not."""
+        ...
+
+
 class _Sets(dict[str, Handle]):
     """Sets by name; one that a scenario does not have is refused in one line."""
 
@@ -71,6 +92,7 @@ class Evidence:
         batch_size: Of forward passes.
         cache: Keeps arrays of a model and set across runs; by default only this object keeps them.
         progress: Draws progress of what takes long.
+        crowds: Trains or fetches n models of a kind, see `unlearn.crowds`; None where no model can be trained.
         passes: Forward passes made, by (model, set).
         gallery: Who judges the drawings of the set `prompts`, where the subjects draw.
     """
@@ -88,6 +110,7 @@ class Evidence:
     passes: Counter[tuple[str, str]] = field(default_factory=Counter)
     gallery: Gallery | None = None
     progress: Progress = field(default_factory=Silent)
+    crowds: Callable[[str, int], Crowd] | None = None
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +177,18 @@ class Evidence:
         if key not in self._memo:
             self._memo[key] = self.cache(who, where, make, what=what)
         return self._memo[key]
+
+    def crowd(self, kind: str, n: int) -> Crowd:
+        """Many models that are not on display: `shadow`, `half`, `unlearned` or `audit`, see `unlearn.crowds`.
+
+        Raises:
+            Mismatch: If none can be trained.
+        """
+        if self.crowds is None:
+            raise Mismatch(
+                "no models can be trained for this evidence, because no training recipe is known; choose other metrics with --metrics"
+            )
+        return self.crowds(kind, n)
 
     def correct(self, who: str, where: str) -> Tensor:
         """Whether the most likely class is the target, with shape (N,)."""
@@ -276,6 +311,10 @@ class Metric(Declared, ABC):
     @abstractmethod
     def measure(self, ev: Evidence) -> list[Score]:
         """Scores of the unlearned model."""
+
+    def wants(self) -> Mapping[str, int]:
+        """How many models of which kind it asks for beside those on display, see `Evidence.crowd`."""
+        return {}
 
     def score_of(self, ev: Evidence) -> list[Score]:
         """`measure`, refused in one line where the subject does not fit; what is not finite becomes unknown.

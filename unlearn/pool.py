@@ -105,24 +105,43 @@ class Pool:
         Raises:
             BadValue: If nothing is kept.
         """
-        if not keep.any():
-            raise BadValue("nothing would be left to train on; ask to forget less")
-        subject = self._fresh(seed)
-        recipe = {
-            "scenario": self.scenario.name,
-            "options": self.scenario.options(),
-            "material": self.material.content,
-            "subset": rows_digest(self.material.train.rows[keep]),
-            "recipe": subject.recipe.describe(),
-            "seed": seed,
-            "device": self.device.type,
-            "inputs": self.material.inputs or self.material.content,
-            "code": code_of(type(self.scenario), type(subject), modules=self.scenario.modules),
-        }
+        recipe, subject = self.recipe(keep, seed), self.fresh(seed)
         path = self.store.build("trained", recipe, self._train(subject, keep, seed, what))
         subject.module.load_state_dict(load_tensors(path / "weights.safetensors"))
         seconds: float = read_json(path / "info.json")["seconds"]
         return Model(subject, address(recipe), seconds)
+
+    def recipe(self, keep: Tensor, seed: int) -> dict[str, Any]:
+        """What makes a model that is trained on some rows, see `trained`; its hash is the model's address.
+
+        Raises:
+            BadValue: If nothing is kept.
+        """
+        if not keep.any():
+            raise BadValue("nothing would be left to train on; ask to forget less")
+        return {
+            "scenario": self.scenario.name,
+            "options": self.scenario.options(),
+            "material": self.material.content,
+            "subset": rows_digest(self.material.train.rows[keep]),
+            "recipe": self._training(),
+            "seed": seed,
+            "device": self.device.type,
+            "inputs": self.material.inputs or self.material.content,
+            "code": code_of(type(self.scenario), type(self.template), modules=self.scenario.modules),
+        }
+
+    def fresh(self, seed: int) -> Any:
+        """The untrained model of a seed."""
+        subject = self.scenario.subject(torch.Generator().manual_seed(seed))
+        subject.module.to(self.device)
+        return subject
+
+    def write(self, folder: Path, subject: Subject, keep: Tensor, seconds: float, what: str) -> None:
+        """Writes a trained model into a folder of the store, see `trained`."""
+        save_tensors(folder / "weights.safetensors", subject.module.state_dict())
+        save_tensors(folder / "rows.safetensors", {"rows": self.material.train.rows[keep]})
+        (folder / "info.json").write_text(json.dumps({"seconds": seconds, "what": what}))
 
     def _training(self) -> dict[str, Any] | None:
         """The recipe of original and oracle, for the report."""
@@ -216,21 +235,13 @@ class Pool:
             )
         return request, forget, before
 
-    def _fresh(self, seed: int) -> Any:
-        subject = self.scenario.subject(torch.Generator().manual_seed(seed))
-        subject.module.to(self.device)
-        return subject
-
     def _train(self, subject: Any, keep: Tensor, seed: int, what: str) -> Callable[[Path], None]:
         def make(folder: Path) -> None:
             run = Run(seed, self.device, self.progress, task=f"train {what}")
             started = time.perf_counter()
             with seeded_globals(seed, self.device):
                 subject.fit(self.shelf.of(self.material.train, keep), run)
-            seconds = time.perf_counter() - started
-            save_tensors(folder / "weights.safetensors", subject.module.state_dict())
-            save_tensors(folder / "rows.safetensors", {"rows": self.material.train.rows[keep]})
-            (folder / "info.json").write_text(json.dumps({"seconds": seconds, "what": what}))
+            self.write(folder, subject, keep, time.perf_counter() - started, what)
 
         return make
 
@@ -238,6 +249,19 @@ class Pool:
 def rows_digest(rows: Tensor) -> str:
     """Hash of a list of example ids."""
     return weights_hash({"rows": rows.cpu().long()})[:32]
+
+
+def set_digest(handle: Any, inputs: bool = False) -> str:
+    """Hash of which examples a handle holds, of their targets and of what happens to their inputs.
+
+    The inputs themselves are known by the material's content, but for surrogates, which are no part of it.
+    """
+    seen = handle.source.fetch(handle.rows).cpu() if inputs else handle.rows[:0].cpu()
+    return (
+        rows_digest(handle.rows)
+        + weights_hash({"y": handle.y.cpu(), "x": seen})[:16]
+        + repr(handle.transform)
+    )
 
 
 def check_labels(material: Material, subject: Subject) -> None:

@@ -78,9 +78,13 @@ def code_of(*classes: type, modules: Iterable[str] = ()) -> list[str]:
 
 def plugin_file(cls: type) -> str:
     """Name of the file that `--plugin` took this class from; nothing for a built-in or an installed package."""
-    if not cls.__module__.startswith("unlearn_file_"):
-        return ""
-    return Path(inspect.getfile(cls)).name
+    found = plugin_path(cls)
+    return found.name if found else ""
+
+
+def plugin_path(cls: type) -> Path | None:
+    """That file, or None."""
+    return Path(inspect.getfile(cls)) if cls.__module__.startswith("unlearn_file_") else None
 
 
 def _users_source(cls: type) -> str:

@@ -15,7 +15,7 @@ from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
 from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
 from unlearn.knobs import Declared, Knob, knob
-from unlearn.metric import View
+from unlearn.metric import Crowd, View
 from unlearn.registry import scenarios, unknown
 from unlearn.request import ForgetSequence, Labels, Request
 from unlearn.sources import Relabeled, Source, Transform, as_float
@@ -234,6 +234,7 @@ class Trial:
         facts: Training times and sizes for the report.
         notes: Limits of this trial, in sentences.
         gallery: What drawings are judged by, where the subjects draw.
+        crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
     """
 
     scenario: Scenario
@@ -250,6 +251,7 @@ class Trial:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     gallery: Gallery | None = None
+    crowds: Callable[[str, int], Crowd] | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:

@@ -135,7 +135,8 @@ class SPM(Method[Adapts]):
         """See `Method.restore`; all that was added is one adapter."""
         prefix = f"adapters.{len(subject.adapters())}."
         own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        concepts = own["prompts"].split(own["sizes"].tolist())
+        prompts = own["prompts"]
+        concepts = prompts.split(own["sizes"].tolist() if "sizes" in own else [len(prompts)])
         membrane = Membrane(concepts, self._maps(subject, torch.Generator()), self, subject.empty)
         membrane.load_state_dict(own)
         return subject.adapted(membrane)
@@ -181,7 +182,8 @@ class Membrane(nn.Module):
     def __init__(self, concepts: Sequence[Tensor], maps: nn.ModuleDict, spm: SPM, empty: Tensor) -> None:
         super().__init__()
         self.register_buffer("prompts", torch.cat(list(concepts)))
-        self.register_buffer("sizes", torch.tensor([len(c) for c in concepts]))
+        if len(concepts) > 1:
+            self.register_buffer("sizes", torch.tensor([len(c) for c in concepts]))
         self.maps, self.spm = maps, spm
         self.names = names(concepts, empty)
         self.constant = spm.transport == "always"

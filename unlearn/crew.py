@@ -1,0 +1,257 @@
+"""Many models of one scenario at once: side by side in one network, or each in a process of its own.
+
+What is in the store already is not made again, and every model is there as soon as it is done, so that whatever was
+interrupted goes on where it was. Which way is faster is measured before, and the measurement is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unlearn.errors import Mismatch, UnlearnError
+from unlearn.ops.recipe import SGD
+from unlearn.pool import Model, Pool
+from unlearn.provenance import plugin_path
+from unlearn.runtime import Run, seeded_globals, threads
+from unlearn.store import read_json
+from unlearn.subject import Classifies
+
+Way = Literal["alone", "side-by-side", "processes"]
+SIDE_BY_SIDE = 16  # models in one network
+WORTH = 3  # models from which on it pays to do anything but train one after another
+STARTING = 6.0  # seconds that a process takes to start
+STEPS = 4  # of training that are timed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model to be trained.
+
+    Attributes:
+        keep: Rows of the training set, as a mask of shape (N,).
+        seed: Of initial weights and training.
+    """
+
+    keep: Tensor
+    seed: int
+
+
+def train_all(pool: Pool, jobs: Sequence[Job], what: str, way: Way | None = None) -> list[Model]:
+    """The models of some jobs, in order, trained or fetched.
+
+    Args:
+        pool: Of the scenario.
+        jobs: What to train.
+        what: Word for the progress bar and for what is kept.
+        way: How; the faster one when not given.
+
+    Raises:
+        UnlearnError: If a model cannot be trained; those that were done before are kept.
+    """
+    missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
+    if missing:
+        chosen = way or faster(pool, missing)
+        run = Run(device=pool.device, progress=pool.progress, task=f"train {len(missing)} {what} models")
+        make = {"alone": _alone, "side-by-side": _side_by_side, "processes": _in_processes}[chosen]
+        for _ in run.track(make(pool, missing, what), "train", len(missing)):
+            pass
+    return [pool.trained(j.keep, j.seed, what) for j in jobs]
+
+
+def faster(pool: Pool, jobs: Sequence[Job]) -> Way:
+    """The fastest way to train some models, by a short measurement that the store keeps."""
+    if len(jobs) < WORTH:
+        return "alone"
+    seconds = measured(pool, jobs)
+    known = {way: seconds[way] for way in ("alone", "side-by-side", "processes") if way in seconds}
+    least: Way = min(known, key=lambda way: known[way])
+    return least
+
+
+def measured(pool: Pool, jobs: Sequence[Job]) -> dict[str, float]:
+    """Predicted seconds of each way that can train some models, from a few steps of each.
+
+    Steps are timed once for a recipe, a device and a number of cores; the number of models enters afterwards.
+    """
+    recipe = {
+        "what": "speed", "scenario": pool.scenario.name, "options": pool.scenario.options(),
+        "recipe": pool.recipe(jobs[0].keep, 0)["recipe"], "device": pool.device.type, "cores": cores(),
+        "torch": torch.__version__, "rows": int(jobs[0].keep.sum()),
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        (folder / "seconds.json").write_text(json.dumps(_timed(pool, jobs[0].keep)))
+
+    one = read_json(pool.store.build("measured", recipe, make) / "seconds.json")
+    n, crew = len(jobs), min(cores(), len(jobs))
+    found = {"alone": n * one["alone"]}
+    if crew > 1 and "single" in one and _movable(pool):
+        found["processes"] = STARTING + -(-n // crew) * one["single"]
+    if "side-by-side" in one and len({int(j.keep.sum()) for j in jobs}) == 1:
+        found["side-by-side"] = n * one["side-by-side"]
+    return found
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _movable(pool: Pool) -> bool:
+    """Whether another process can build the scenario from its recipe and train it on the same device."""
+    cls = type(pool.scenario)
+    ours = cls.__module__.partition(".")[0] == "unlearn" or plugin_path(cls) is not None
+    return ours and pool.device.type == "cpu"
+
+
+def _timed(pool: Pool, keep: Tensor) -> dict[str, float]:
+    """Seconds of one model with all threads, with one, and of each of several side by side, from a few steps of each."""
+    recipe = getattr(pool.fresh(0), "recipe", None)
+    if not isinstance(recipe, SGD):
+        return {"alone": 0.0}
+    rows = keep.nonzero().flatten()
+    some = rows[: STEPS * recipe.batch_size]
+    handle, brief = pool.shelf.of(pool.material.train, some), SGD(**{**recipe.to_dict(), "epochs": 1})
+    whole = recipe.epochs * -(-len(rows) // recipe.batch_size) / -(-len(some) // recipe.batch_size)
+
+    def one() -> None:
+        brief.fit(pool.fresh(0), handle, Run(device=pool.device))
+
+    found = {"alone": whole * _seconds(one)}
+    with threads(1):
+        found["single"] = whole * _seconds(one)
+    runs = [Run(k, pool.device) for k in range(SIDE_BY_SIDE // 2)]
+    try:
+        taken = _seconds(
+            lambda: brief.fit_together([pool.fresh(r.seed) for r in runs], [handle] * len(runs), runs)
+        )
+    except (Mismatch, RuntimeError):
+        return found
+    return {**found, "side-by-side": whole * taken / len(runs)}
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _alone(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+    for job in jobs:
+        pool.trained(job.keep, job.seed, what)
+        yield
+
+
+def _side_by_side(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+    """Trains equally many examples in one network, `SIDE_BY_SIDE` models at a time."""
+    for k in range(0, len(jobs), SIDE_BY_SIDE):
+        some = jobs[k : k + SIDE_BY_SIDE]
+        subjects: list[Classifies] = [pool.fresh(j.seed) for j in some]
+        handles = [pool.shelf.of(pool.material.train, j.keep) for j in some]
+        started, recipe = time.perf_counter(), getattr(subjects[0], "recipe")  # noqa: B009
+        with seeded_globals(some[0].seed, pool.device):
+            recipe.fit_together(subjects, handles, [Run(j.seed, pool.device) for j in some])
+        seconds = (time.perf_counter() - started) / len(some)
+        for job, subject in zip(some, subjects, strict=True):
+            _publish(pool, job, subject, seconds, what)
+            yield
+
+
+def _publish(pool: Pool, job: Job, subject: Classifies, seconds: float, what: str) -> None:
+    pool.store.build(
+        "trained",
+        pool.recipe(job.keep, job.seed),
+        lambda folder: pool.write(folder, subject, job.keep, seconds, what),
+    )
+
+
+def _in_processes(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+    """Trains in as many processes as there are cores, each model with one thread."""
+    todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    with _crew(pool, min(cores(), len(jobs))) as crew:
+        for process in crew:
+            threading.Thread(target=_serve, args=(process, todo, done, what), daemon=True).start()
+        for _ in jobs:
+            if (failed := done.get()) is not None:
+                raise failed
+            yield
+
+
+@contextmanager
+def _crew(pool: Pool, size: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that know the scenario; they end with the block, whatever they are doing."""
+    plugin = plugin_path(type(pool.scenario))
+    setting = {
+        "scenario": pool.scenario.recipe(), "store": str(pool.store.root.resolve()), "device": pool.device.type,
+        "plugin": str(plugin) if plugin else "",
+    }  # fmt: skip
+    crew = [
+        subprocess.Popen(
+            [sys.executable, "-m", "unlearn.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(size)
+    ]
+    try:
+        for process in crew:
+            _say(process, setting)
+        yield crew
+    finally:
+        for process in crew:
+            process.kill()
+            process.communicate()
+
+
+def _serve(
+    process: subprocess.Popen[str],
+    todo: queue.SimpleQueue[Job],
+    done: queue.SimpleQueue[BaseException | None],
+    what: str,
+) -> None:
+    """Hands one process job after job until none is left."""
+    while True:
+        try:
+            job = todo.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            _say(process, {"keep": job.keep.nonzero().flatten().tolist(), "seed": job.seed, "what": what})
+            assert process.stdout is not None
+            line = process.stdout.readline()
+        except (OSError, ValueError):
+            line = ""
+        answer = (
+            json.loads(line)
+            if line
+            else {
+                "error": "a process that trained models ended before it was done; free memory, or try again"
+            }
+        )
+        done.put(UnlearnError(answer["error"]) if "error" in answer else None)
+        if "error" in answer:
+            return
+
+
+def _say(process: subprocess.Popen[str], what: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(what) + "\n")
+    process.stdin.flush()

@@ -1,0 +1,269 @@
+"""Crowds of models that evidence rests on, seen through their margins: trained on demand, kept, shared.
+
+- `shadow`: retrained without the forget set, as the oracles on display are, but never one of them.
+- `half`: each trained on a random half of the training set; two by two they share it out.
+- `unlearned`: originals of other seeds from which the method removed the same forget set.
+- `audit`: a fixed set of points, each in half of the models, which the method then unlearned; everything else is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from unlearn.crew import Job, train_all
+from unlearn.data import Handle
+from unlearn.errors import BadValue, Mismatch
+from unlearn.metric import Crowd, View
+from unlearn.ops.shadows import margins
+from unlearn.patch import load_tensors, save_tensors, weights_hash
+from unlearn.pool import Model, Pool, set_digest
+from unlearn.provenance import code_of
+from unlearn.runtime import Run
+from unlearn.scenario import Seeds, Trial
+from unlearn.subject import Classifies, mode
+
+SEEDS = {"half": 5_000_000, "shadow": 6_000_000, "unlearned": 7_000_000, "audit": 8_000_000}
+"""First training seed of each kind, far from those of originals and oracles, so that a crowd never judges itself."""
+AUDITED = 500  # points of an audit, at most a quarter of the training set
+
+Unlearn = Callable[[Trial], Model]
+"""Has the method under test unlearn a trial."""
+
+
+@dataclass(slots=True)
+class Trained:
+    """A crowd whose models are in the store.
+
+    Attributes:
+        pool: Of the scenario.
+        trial: Whose sets it looks at.
+        models: The models.
+        rows: Ids of the training examples of each model.
+        untouched: The same models before the method under test was at them, if it was.
+    """
+
+    pool: Pool
+    trial: Trial
+    models: Sequence[Model]
+    rows: Sequence[Tensor]
+    untouched: Trained | None = None
+    _seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    @property
+    def before(self) -> Trained:
+        """See `Crowd.before`."""
+        return self.untouched or self
+
+    def margins(self, where: str) -> Tensor:
+        """See `Crowd.margins`."""
+        view = self.trial.views.get(where)
+        if view is not None and view.y is None:
+            return self.margins(view.base)[:, view.rows]
+        if where not in self._seen:
+            run = Run(device=self.pool.device, progress=self.pool.progress, task="ask the models")
+            made = [self._of(m, where, view) for m in run.track(self.models, "ask", len(self.models))]
+            self._seen[where] = torch.stack(made)
+        return self._seen[where]
+
+    def inside(self, where: str) -> Tensor:
+        """See `Crowd.inside`."""
+        view = self.trial.views.get(where)
+        ids = self.trial.handles[where if view is None else view.base].rows.cpu()
+        if view is not None:
+            ids = ids[view.rows]
+        return torch.stack([torch.isin(ids, rows) for rows in self.rows])
+
+    def _of(self, model: Model, where: str, view: View | None) -> Tensor:
+        """Margins (n,) of one model on one set, or on a view with labels of its own, kept in the store."""
+        handle, subject = self.trial.handles[where if view is None else view.base], model.subject
+        labels = "" if view is None else weights_hash({"rows": view.rows, "y": cast(Tensor, view.y)})[:16]
+        recipe = {
+            "model": model.address, "weights": weights_hash(subject.module.state_dict()),
+            "options": self.trial.scenario.options(), "set": set_digest(handle), "material": self.trial.facts["material"],
+            "inputs": self.trial.facts["inputs"], "device": self.pool.device.type, "what": f"margins {labels}",
+            "code": code_of(type(subject), modules=("unlearn.ops.shadows", *self.trial.scenario.modules)),
+        }  # fmt: skip
+
+        def write(folder: Path) -> None:
+            save_tensors(
+                folder / "arrays.safetensors",
+                {"margins": margins_of(subject, handle, view), "rows": handle.rows},
+            )
+
+        return load_tensors(self.pool.store.build("outputs", recipe, write) / "arrays.safetensors")["margins"]
+
+
+@torch.inference_mode()
+def margins_of(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> Tensor:
+    """Margin of each example of a set, or of a view on it with labels of its own, in order, float32 with shape (n,)."""
+    with mode(subject.module, train=False):
+        seen = [(subject.outputs(b).float().cpu(), b.y.cpu()) for b in handle.batches(size)]
+    logits, y = (torch.cat(part) for part in zip(*seen, strict=True))
+    if view is not None and view.y is not None:
+        logits, y = logits[view.rows], view.y
+    return margins(logits, y).float()
+
+
+@dataclass(slots=True)
+class Crowds:
+    """Makes the crowds of a trial when they are first asked for.
+
+    Attributes:
+        pool: Of the scenario.
+        trial: The trial.
+        unlearn: Has the method under test unlearn a trial like this one.
+    """
+
+    pool: Pool
+    trial: Trial
+    unlearn: Unlearn
+    _made: dict[tuple[str, int], Trained] = field(default_factory=dict)
+
+    def __call__(self, kind: str, n: int) -> Crowd:
+        """A crowd of n models of a kind.
+
+        Raises:
+            Mismatch: If the scenario has no training recipe, or its subject is no classifier.
+        """
+        if not self.pool.can_train() or not isinstance(self.pool.template, Classifies):
+            raise Mismatch(
+                f"{self.trial.scenario.name} cannot train classifiers of its own, so there are no shadow models; choose other metrics with --metrics"
+            )
+        if (kind, n) not in self._made:
+            make = {
+                "half": self._half,
+                "shadow": self._shadow,
+                "unlearned": self._unlearned,
+                "audit": self._audit,
+            }
+            self._made[kind, n] = make[kind](n)
+        return self._made[kind, n]
+
+    def jobs(self, kind: str, n: int) -> list[Job]:
+        """What has to be trained for a crowd."""
+        keep = {"half": self._halves, "audit": self._audited}.get(kind)
+        if keep is not None:
+            masks = keep(n)
+        else:
+            masks = [self._kept("retain") if kind == "shadow" else self._kept("retain", "forget")] * n
+        return [Job(mask, SEEDS[kind] + k) for k, mask in enumerate(masks)]
+
+    def _half(self, n: int) -> Trained:
+        return self._trained(self.jobs("half", n), "half-in")
+
+    def _shadow(self, n: int) -> Trained:
+        return self._trained(self.jobs("shadow", n), "shadow")
+
+    def _unlearned(self, n: int) -> Trained:
+        jobs = self.jobs("unlearned", n)
+        originals = train_all(self.pool, jobs, "original")
+        done = [self._without(m, self.trial.handles["forget"].rows, k) for k, m in enumerate(originals)]
+        return Trained(*self._fields(done, jobs), Trained(*self._fields(originals, jobs)))
+
+    def _audit(self, n: int) -> Trained:
+        jobs, points = self.jobs("audit", n), self._points()
+        originals = train_all(self.pool, jobs, "audit")
+        ids = self.pool.material.train.rows
+        pairs = enumerate(zip(originals, jobs, strict=True))
+        done = [self._without(m, ids[points & j.keep], k) for k, (m, j) in pairs]
+        handles = {**self.trial.handles, "points": self.pool.shelf.of(self.pool.material.train, points)}
+        trial = dataclasses.replace(self.trial, handles=handles)
+        return Trained(*self._fields(done, jobs, trial), Trained(*self._fields(originals, jobs, trial)))
+
+    def _trained(self, jobs: list[Job], what: str) -> Trained:
+        return Trained(*self._fields(train_all(self.pool, jobs, what), jobs))
+
+    def _fields(
+        self, models: Sequence[Model], jobs: Sequence[Job], trial: Trial | None = None
+    ) -> tuple[Pool, Trial, Sequence[Model], list[Tensor]]:
+        ids = self.pool.material.train.rows
+        return self.pool, trial or self.trial, models, [ids[j.keep] for j in jobs]
+
+    def _without(self, model: Model, forget: Tensor, seed: int) -> Model:
+        """A model from which the method removed some examples that it was trained on."""
+        kept = load_tensors(self.pool.store.named("trained", model.address).path / "rows.safetensors")["rows"]
+        handles = dict(self.trial.handles)
+        handles["forget"] = self.pool.shelf.on(self.pool.material.train.source).take(forget.cpu())
+        rest = kept[~torch.isin(kept, forget.cpu())]
+        handles["retain"] = self.pool.shelf.on(self.pool.material.train.source).take(rest)
+        return self.unlearn(
+            dataclasses.replace(
+                self.trial,
+                original=model.subject,
+                base=model.address,
+                handles=handles,
+                oracles=[],
+                oracle_bases=[],
+                seeds=Seeds(
+                    model_seed(self.trial, seed), self.trial.seeds.draw, model_seed(self.trial, seed)
+                ),
+            )
+        )
+
+    def _kept(self, *names: str) -> Tensor:
+        """The training examples of some sets, as a mask of shape (N,)."""
+        rows = torch.cat([self.trial.handles[name].rows.cpu() for name in names])
+        return torch.isin(self.pool.material.train.rows, rows)
+
+    def _halves(self, n: int) -> list[Tensor]:
+        return halves(len(self.pool.material.train.rows), n)
+
+    def _points(self) -> Tensor:
+        """The points of an audit, the same for every method, as a mask of shape (N,)."""
+        size = len(self.pool.material.train.rows)
+        rng, found = torch.Generator().manual_seed(SEEDS["audit"]), torch.zeros(size, dtype=torch.bool)
+        found[torch.randperm(size, generator=rng)[: min(AUDITED, size // 4)]] = True
+        return found
+
+    def _audited(self, n: int) -> list[Tensor]:
+        points = self._points()
+        place = points.nonzero().flatten()
+        found = []
+        for half in halves(len(place), n):
+            keep = ~points
+            keep[place[half]] = True
+            found.append(keep)
+        return found
+
+
+def halves(size: int, n: int) -> list[Tensor]:
+    """Random halves of equal size, two by two without a common element, as masks of shape (N,).
+
+    Of an odd number of examples one is in neither half of a pair.
+
+    Args:
+        size: Number of examples N.
+        n: How many; an even number.
+
+    Raises:
+        BadValue: If it is odd.
+
+    Example:
+        >>> [int(h.sum()) for h in halves(7, 4)]
+        [3, 3, 3, 3]
+    """
+    if n % 2:
+        raise BadValue(f"halves of a training set come in pairs, got {n}; ask for an even number of models")
+    found, rng = [], torch.Generator().manual_seed(SEEDS["half"])
+    for _ in range(n // 2):
+        order = torch.randperm(size, generator=rng)
+        for some in order[: size // 2 * 2].chunk(2):
+            mask = torch.zeros(size, dtype=torch.bool)
+            mask[some] = True
+            found.append(mask)
+    return found
+
+
+def model_seed(trial: Trial, k: int) -> int:
+    """Seed of the method on the k-th model of a crowd."""
+    return SEEDS["unlearned"] + 1000 * trial.seeds.method + k

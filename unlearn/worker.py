@@ -1,0 +1,53 @@
+"""A process that trains models of one scenario into a store, one for each line that it reads; see `unlearn.crew`.
+
+The first line is the setting, every other one a model, all as JSON; a line that says what became of each is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearn.errors import UnlearnError
+from unlearn.ops import hub
+from unlearn.pool import Pool
+from unlearn.registry import load_file
+from unlearn.scenario import from_recipe
+from unlearn.store import Store
+
+
+def answers(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Trains what the lines ask for, and says of each model at once that it is done, or what was wrong."""
+    lines = iter(lines)
+    setting = json.loads(next(lines))
+    torch.set_num_threads(1)
+    try:
+        if setting["plugin"]:
+            load_file(Path(setting["plugin"]))
+        scenario = from_recipe(setting["scenario"])
+        pool = Pool(scenario, Store(Path(setting["store"])), torch.device(setting["device"]))
+        n = len(pool.material.train.rows)
+        for line in lines:
+            job = json.loads(line)
+            keep = torch.zeros(n, dtype=torch.bool)
+            keep[job["keep"]] = True
+            yield {"done": pool.trained(keep, job["seed"], job["what"]).address}
+    except UnlearnError as err:
+        yield {"error": str(err)}
+
+
+def main() -> None:
+    """Answers standard input on standard output, and ends with it."""
+    hub.quiet()
+    out, sys.stdout = sys.stdout, sys.stderr  # what a user's code prints must not be taken for an answer
+    for answer in answers(sys.stdin):
+        print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
