@@ -102,8 +102,9 @@ attacks, costs and commands: {pages}.
 
 What the attacks can do here: inversion and relearning bring back what ESD erased (three: from 0.05 to 0.75 and 0.95, on the
 oracle 0), so what it does is hiding. Attacks that may only choose words (UnlearnDiffAtk, P4D, Ring-A-Bell) add at most a fifth,
-for the little vocabulary has no other word for a three; paraphrases add up to a half where it is half erased (MACE, UCE), and
-quantisation a fifth at most. Of those that leave little of a digit, SalUn and SLD withstand the learnt word best (0.20 at
+for the little vocabulary has no other word for a three: from what Ring-A-Bell finds the original draws the concept every
+time, ESD's model almost never, and four bits round the original away as little ([attack-power.md](attack-power.md)).
+Paraphrases add up to a half where it is half erased (MACE, UCE), and quantisation a fifth at most. Of those that leave little of a digit, SalUn and SLD withstand the learnt word best (0.20 at
 most), and SLD pays with neighbours.
 """
 

@@ -122,8 +122,8 @@ SCRIPT = """
     sys.path.insert(0, {tests!r})
     from test_crew import jobs, pool_at
     from unlearn.crew import train_all
-    pool = pool_at(Path({store!r}), "digits/class=3,epochs=3")
-    train_all(pool, jobs(pool, 8), "half-in", {way!r})
+    pool = pool_at(Path({store!r}), "digits/class=3,epochs=2")
+    train_all(pool, jobs(pool, 5), "half-in", {way!r})
 """
 
 
@@ -140,9 +140,9 @@ def test_a_killed_pool_goes_on_where_it_was(tmp_path, way):
     process.wait()
     done = {e.address: e.path.stat().st_mtime_ns for e in store.entries("trained")}
     assert done and all(not store.damage(e) for e in store.entries("trained"))
-    pool = pool_at(store.root, "digits/class=3,epochs=3")
-    models = train_all(pool, jobs(pool, 8), "half-in", way)
-    wanted = [address(pool.recipe(j.keep, j.seed)) for j in jobs(pool, 8)]
+    pool = pool_at(store.root, "digits/class=3,epochs=2")
+    models = train_all(pool, jobs(pool, 5), "half-in", way)
+    wanted = [address(pool.recipe(j.keep, j.seed)) for j in jobs(pool, 5)]
     assert [m.address for m in models] == wanted and set(done) <= set(wanted)
     after = {e.address: e.path.stat().st_mtime_ns for e in store.entries("trained")}
     assert all(after[a] == t for a, t in done.items())

@@ -24,6 +24,7 @@ from unlearn.score import Aim
 from unlearn.subject import Classifies, Draws, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
+from unlearn.testing.tiny_crowds import again
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
 Cls = type[Metric]
@@ -162,7 +163,7 @@ def check_evidence_kept(cls: Cls, tiny: Tiny) -> None:
 def check_oracle_gap(cls: Cls, tiny: Tiny) -> None:
     """Where the unlearned model is the oracle, no score differs from the oracle's."""
     ev = evidence(tiny.name)
-    ev = replace(ev, subjects={**ev.subjects, "unlearned": ev.subjects["oracle"]}, _memo={})
+    ev = again(ev, subjects={**ev.subjects, "unlearned": ev.subjects["oracle"]})
     for s in _measure(cls, ev):
         demand(
             s.gap is None or s.gap < 1e-9,
@@ -173,7 +174,7 @@ def check_oracle_gap(cls: Cls, tiny: Tiny) -> None:
 def check_original(cls: Cls, tiny: Tiny) -> None:
     """Where nothing was unlearned, every score is that of the original."""
     ev = evidence(tiny.name)
-    ev = replace(ev, subjects={**ev.subjects, "unlearned": ev.subjects["original"]}, _memo={})
+    ev = again(ev, subjects={**ev.subjects, "unlearned": ev.subjects["original"]})
     for s in _measure(cls, ev):
         demand(
             s.value is None or s.original is None or abs(s.value - s.original) < 1e-9,
@@ -184,7 +185,7 @@ def check_original(cls: Cls, tiny: Tiny) -> None:
 def check_no_oracle(cls: Cls, tiny: Tiny) -> None:
     """Without an oracle there is no reference, and scores that need one say so."""
     ev = evidence(tiny.name)
-    ev = replace(ev, subjects={k: v for k, v in ev.subjects.items() if k != "oracle"}, _memo={})
+    ev = again(ev, subjects={k: v for k, v in ev.subjects.items() if k != "oracle"})
     for s in _measure(cls, ev):
         demand(s.reference is None, f"score {s.name!r} has a reference although there is no oracle")
         told = s.aim is not Aim.MATCH or s.value is None or "no reference" in s.note
@@ -292,16 +293,8 @@ def evidence(name: str, request: str = "class") -> Evidence:
     handles, gallery = made.handles, None
     if isinstance(made.subjects["original"], Draws):
         gallery, handles = small_gallery(), {**handles, "prompts": specimen(name).sets["prompts"]}
-    return Evidence(
-        made.subjects,
-        handles,
-        views,
-        request,
-        removed,
-        tuple("abcd") if removed else (),
-        facts,
-        gallery=gallery,
-    )
+    classes = tuple("abcd") if removed else ()
+    return again(Evidence(made.subjects, handles, views, request, removed, classes, facts, gallery=gallery))
 
 
 def small_gallery() -> Gallery:
@@ -338,7 +331,7 @@ def permuted(ev: Evidence) -> Evidence:
         place = orders[view.base].argsort()[view.rows]
         order = torch.randperm(len(place), generator=rng)
         views[name] = View(view.base, place[order], None if view.y is None else view.y[order])
-    return replace(ev, handles=handles, views=views, _memo={})
+    return again(ev, handles=handles, views=views)
 
 
 def _measure(cls: Cls, ev: Evidence) -> list[Score]:
