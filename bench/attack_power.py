@@ -13,7 +13,6 @@ from unlearn.attack import Case, prompts
 from unlearn.attacks.inversion import Inversion
 from unlearn.attacks.p4d import P4D
 from unlearn.attacks.paraphrase import Paraphrase
-from unlearn.attacks.quantise import rounded
 from unlearn.attacks.ring_a_bell import RingABell, direction, states
 from unlearn.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from unlearn.concepts import asked, merged
@@ -21,6 +20,7 @@ from unlearn.data import Resident, Split
 from unlearn.gallery import seen
 from unlearn.methods.esd import ESD
 from unlearn.ops import hub
+from unlearn.ops.rounding import rounded
 from unlearn.runtime import Run
 from unlearn.scenario import parse
 

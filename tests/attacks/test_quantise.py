@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_case import IDS, case
 
-from unlearn.attacks.quantise import Quantise, rounded
+from unlearn.attacks.quantise import Quantise
+from unlearn.ops.rounding import rounded
 
 
 def test_values_by_hand():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from unlearn.attack import Attack, Attempt, Case
 from unlearn.knobs import knob
+from unlearn.ops.rounding import rounded
 from unlearn.registry import attacks
 
 
@@ -43,17 +43,3 @@ class Quantise(Attack):
                     p.copy_(rounded(p, self.bits))
         if len(case.open):
             yield case.open, case.asked(case.ids[case.open])
-
-
-def rounded(w: Tensor, bits: int) -> Tensor:
-    """Weights (O, *) on a symmetric grid for each output channel that reaches as far as its largest one.
-
-    Example:
-        >>> rounded(torch.tensor([[0.3, -0.7], [0.0, 0.0]]), 2)
-        tensor([[ 0.0000, -0.7000],
-                [ 0.0000,  0.0000]])
-    """
-    q = 2 ** (bits - 1) - 1
-    scale = w.flatten(1).abs().amax(1).clamp_min(torch.finfo(w.dtype).tiny) / q
-    steps: Tensor = scale.view(-1, *[1] * (w.dim() - 1))
-    return (w / steps).round().clamp(-q, q) * steps

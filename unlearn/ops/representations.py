@@ -12,8 +12,8 @@ ROWS = 4096  # of a similarity matrix that are held at once
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of two sets of features of the same examples, 0 to 1.
 
-    ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) in Frobenius norms, of centred features; 1 for rotations and multiples of one another. With
-    few examples for each feature it is too large, see `cka_debiased`.
+    ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) in Frobenius norms, of centred features; 1 for rotations and multiples of one another, 0 where
+    those of either do not vary. With few examples for each feature it is too large, see `cka_debiased`.
 
     Args:
         x: With shape (N, D).
@@ -66,7 +66,7 @@ def _hsic(x: Tensor, y: Tensor) -> Tensor:
 
 def _ratio(xy: Tensor, xx: Tensor, yy: Tensor) -> float:
     below = (xx * yy).clamp_min(0).sqrt()
-    return float(xy / below) if below > 0 else float("nan")
+    return float(xy / below) if below > 0 else 0.0
 
 
 def knn_accuracy(train: Tensor, labels: Tensor, x: Tensor, y: Tensor, k: int = 5) -> float:

@@ -1,0 +1,94 @@
+"""What accuracy does not see: an edit of the last layer alone, and what the owner of the weights brings back."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from unlearn.bench import Bench
+from unlearn.evals.accuracy import Accuracy
+from unlearn.evals.cka import Cka
+from unlearn.evals.probe import Probe
+from unlearn.evals.recovery import Recovery
+from unlearn.ops.representations import cka
+from unlearn.ops.rounding import pruned, rounded
+from unlearn.pool import Pool
+from unlearn.scenario import Seeds, parse
+from unlearn.store import Store
+from unlearn.subject import mode
+
+pytestmark = pytest.mark.xdist_group("hidden")
+
+
+@pytest.fixture(scope="module")
+def ev(tmp_path_factory):
+    """Class 3 of digits, removed by a bias of the last layer."""
+    on = Bench(Store(tmp_path_factory.mktemp("hidden")), torch.device("cpu"))
+    trial = Pool(parse("digits/class=3,epochs=8"), on.store, on.device).trial(Seeds(), oracles=2)
+    done = trial.original.clone()
+    with torch.no_grad():
+        done.module.linear.bias[3] = -100
+    return on.evidence(trial, done, "0" * 32, {"seconds": 0.0})
+
+
+def of(metric, ev):
+    return {s.name: s for s in metric.score_of(ev)}
+
+
+def test_accuracy_calls_it_forgotten_and_features_do_not(ev):
+    found = of(Accuracy(), ev) | of(Cka(), ev) | of(Probe(), ev)
+    assert found["accuracy/forget"].value == 0 and found["accuracy/test_retain"].value > 0.9
+    like = found["cka-original/forget"]
+    assert like.value == pytest.approx(1.0) and like.reference < 0.95 and like.original == pytest.approx(1.0)
+    assert found["cka/forget"].value == pytest.approx(found["cka/forget"].original)
+    assert 0 < found["cka/forget"].floor <= 1
+    for name in ("probe/linear/test_forget", "probe/knn/test_forget"):
+        assert found[name].value > 0.9 and found[name].value == found[name].original
+
+
+def test_what_the_scores_are(ev):
+    x, y = ev.features("oracle", "fit").double().numpy(), ev.y("fit").numpy()
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, y)
+    expected = theirs.score(
+        ev.features("oracle", "test_forget").double().numpy(), ev.y("test_forget").numpy()
+    )
+    assert of(Probe(), ev)["probe/linear/test_forget"].reference == pytest.approx(expected, abs=0.03)
+    sides = (ev.features(who, "forget") for who in ("unlearned", "oracle"))
+    assert of(Cka(), ev)["cka/forget"].value == pytest.approx(cka(*sides))
+    debiased = of(Cka(form="debiased"), ev)["cka/forget"]
+    assert debiased.variant == "debiased" and debiased.value != of(Cka(), ev)["cka/forget"].value
+
+
+def test_a_few_examples_bring_back_what_only_the_last_layer_forgot(ev):
+    """A bias of -100 takes long to learn, one of -3 a few steps; the oracle takes more."""
+    with torch.no_grad():
+        ev.subjects["unlearned"].module.linear.bias[3] = -3
+    found = of(Recovery(), ev)
+    again = found["recovery/relearnt"]
+    curve = [float(v) for v in again.note.removeprefix("after each step: ").split(", ")]
+    assert len(curve) == 10 and again.value == pytest.approx(sum(curve) / 10, abs=0.01)
+    assert curve[-1] > 0.9 and again.original >= again.value > again.reference + 0.1
+    assert set(found) == {f"recovery/{n}" for n in ("8-bit", "4-bit", "pruned", "relearnt")}
+    assert (
+        found["recovery/8-bit"].n == len(ev.y("forget"))
+        and found["recovery/relearnt"].n == len(ev.y("forget")) - 16
+    )
+    for name, treat in (("4-bit", lambda w: rounded(w, 4)), ("pruned", lambda w: pruned(w, 0.3))):
+        subject = ev.subjects["original"].clone()
+        with torch.no_grad(), mode(subject.module, train=False):
+            for p in subject.module.parameters():
+                if p.dim() > 1:
+                    p.copy_(treat(p))
+            batch = next(ev.handles["forget"].batches(10_000))
+            right = (subject.outputs(batch).argmax(1) == batch.y).double().mean()
+        assert found[f"recovery/{name}"].original == pytest.approx(float(right))
+
+
+def test_pruning_is_by_size():
+    w = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    found = pruned(w, 0.4)
+    limit = np.sort(w.abs().flatten().numpy())[int(0.4 * 35)]
+    assert torch.equal(found, torch.where(w.abs() >= limit, w, torch.zeros_like(w)))
+    assert torch.equal(pruned(w, 0.0), w)

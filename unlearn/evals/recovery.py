@@ -1,0 +1,111 @@
+"""Recovery panel: whether rounding, pruning or a little training brings back what was forgotten."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from unlearn.data import Batch
+from unlearn.knobs import knob
+from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.rounding import pruned, rounded
+from unlearn.ops.stats import wilson
+from unlearn.registry import metrics
+from unlearn.subject import Classifies, mode
+
+
+@metrics.register("recovery")
+class Recovery(Metric):
+    """Accuracy on the forget set once the weights are rounded, pruned or shown some of it again.
+
+    On a copy of each model: weights of 8 and 4 bits, rounded in each output channel; the smallest `share` of each
+    matrix set to zero; and `steps` steps of SGD with momentum on `examples` of the forget set, batch norm frozen, with the
+    mean over the steps of the accuracy on the rest of it: the area under the curve of relearning. The oracle is treated
+    alike: what comes back there was not remembered. All are scores that should
+    match the oracle's.
+
+    References:
+        Zhang et al., 2024, Catastrophic failure of LLM unlearning via quantization, arXiv:2410.16454
+        Golatkar et al., 2020, Eternal sunshine of the spotless net, arXiv:1911.04933 (relearning)
+    """
+
+    basic: ClassVar[bool] = False
+    needs: ClassVar[type] = Classifies
+    share: float = knob(0.3, "share of the weights that is pruned", ge=0, lt=1)
+    examples: int = knob(16, "forgotten examples that are learnt again", ge=1)
+    steps: int = knob(10, "steps of learning them", ge=1)
+    lr: float = knob(0.01, "step size of learning them", gt=0)
+
+    def measure(self, ev: Evidence) -> list[Score]:
+        """Accuracy after each treatment."""
+        order = ev.index("forget").argsort()
+        shown, rest = order[: self.examples], order[self.examples :]
+        panel: dict[str, Callable[[Tensor], Tensor]] = {
+            "8-bit": functools.partial(rounded, bits=8),
+            "4-bit": functools.partial(rounded, bits=4),
+            "pruned": functools.partial(pruned, share=self.share),
+        }
+        found = [
+            self._score(ev, name, functools.partial(self._treated, ev, of=of), order)
+            for name, of in panel.items()
+        ]
+        if len(rest):
+            found.append(
+                self._score(ev, "relearnt", functools.partial(self._curve, ev, shown=shown, rest=rest), rest)
+            )
+        return found
+
+    def _score(self, ev: Evidence, name: str, of: Callable[[str], list[float]], rows: Tensor) -> Score:
+        each = functools.cache(of)
+        value = float(np.mean(each("unlearned")))
+        low, high = wilson(round(value * len(rows)), len(rows))
+        note = (
+            f"after each step: {', '.join(f'{v:.2f}' for v in each('unlearned'))}"
+            if len(each("unlearned")) > 1
+            else ""
+        )
+        return ev.level(f"recovery/{name}", lambda who: float(np.mean(each(who))), Aim.MATCH, metric=self.name, n=len(rows),
+                        low=min(low, value), high=max(high, value), interval="wilson 95 %", note=note)  # fmt: skip
+
+    def _treated(self, ev: Evidence, who: str, of: Callable[[Tensor], Tensor]) -> list[float]:
+        """Accuracy of a copy whose matrices and kernels were changed."""
+        subject: Any = ev.subjects[who].clone()
+        with torch.no_grad():
+            for p in subject.module.parameters():
+                if p.dim() > 1:
+                    p.copy_(of(p))
+        return [_accuracy(subject, _rows(ev, torch.arange(len(ev.y("forget")))))]
+
+    def _curve(self, ev: Evidence, who: str, shown: Tensor, rest: Tensor) -> list[float]:
+        """Accuracy of a copy on the rest after each step of learning some examples."""
+        subject: Any = ev.subjects[who].clone()
+        batch, others = _rows(ev, shown), _rows(ev, rest)
+        params = [p for p in subject.module.parameters() if p.requires_grad]
+        velocity, found = [torch.zeros_like(p) for p in params], []
+        for _ in range(self.steps):
+            with mode(subject.module, train=False):
+                loss = subject.loss(batch, Generator(batch.index.device).manual_seed(0)).mean()
+                grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+            with torch.no_grad():
+                for p, v, g in zip(params, velocity, grads, strict=True):
+                    p.sub_(v.mul_(0.9).add_(g), alpha=self.lr)
+            found.append(_accuracy(subject, others))
+        return found
+
+
+@torch.no_grad()
+def _accuracy(subject: Classifies, batch: Batch) -> float:
+    with mode(subject.module, train=False):
+        return float((subject.outputs(batch).argmax(1) == batch.y).double().mean())
+
+
+def _rows(ev: Evidence, rows: Tensor) -> Batch:
+    """Some examples of the forget set as one batch."""
+    whole = next(ev.handles["forget"].batches(len(ev.y("forget"))))
+    at = rows.to(whole.index.device)
+    return Batch(whole.x[at], whole.y[at], whole.index[at])
