@@ -52,7 +52,7 @@ def once(pool, bench, name, seed, folder, attacked):
     if path.exists():
         return Report.load(path)
     tried = attacks.names() if name in ("esd", "uce") and attacked else attacked
-    measured = api.chosen(METRICS) + [attacks.get(a)() for a in (tried if seed == 0 else ())]
+    measured = api.named(METRICS) + [attacks.get(a)() for a in (tried if seed == 0 else ())]
     try:
         method = api.build_method(name, SETTINGS.get(name, {}))
         ((report, _),) = bench.run(pool, method, measured, Seeds(seed, seed, seed))

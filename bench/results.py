@@ -67,7 +67,7 @@ def once(pool, bench, name, seed, folder, preset=""):
     if path.exists():
         return Report.load(path)
     try:
-        measured = [m for m in api.basic() if isinstance(pool.template, m.needs)]
+        measured = api.fitting(pool, "basic")
         ((report, _),) = bench.run(
             pool, api.build_method(name, {}, preset), measured, Seeds(seed, seed, seed)
         )

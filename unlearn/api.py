@@ -26,9 +26,9 @@ from unlearn.scenario import Scenario, Seeds, from_recipe, read_option
 from unlearn.scenario import parse as parse_scenario
 from unlearn.store import Store
 from unlearn.subject import Subject
+from unlearn.suites import DEFAULT, ORACLES, extras
 
 Result = tuple[Report, Subject]
-SUITES = ("basic",)
 
 
 def run(
@@ -39,6 +39,7 @@ def run(
     store: Store | Path | str | None = None,
     device: str = "auto",
     metrics: Sequence[str] | None = None,
+    suite: str = DEFAULT,
     **values: Any,
 ) -> Report:
     """Trains what is not there, unlearns, measures, and returns the report.
@@ -49,7 +50,8 @@ def run(
         seed: Of training, of the forget draw and of the method.
         store: Where results are kept; by default the user's cache folder or `UNLEARN_STORE`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        metrics: Names of the metrics; the basic suite when not given.
+        metrics: Names of the metrics; those of the suite when not given.
+        suite: `basic`, `fast`, `standard` or `full`, see `unlearn.suites`.
         values: Hyper-parameters of a method given by name, such as `alpha=5.0`.
 
     Returns:
@@ -60,7 +62,7 @@ def run(
     """
     built = build_method(method, values, own=True) if isinstance(method, str) else method
     on, seeds = bench(open_store(store).root, device), [Seeds(seed, seed, seed)]
-    results = sweep(on, [built], as_scenario(scenario), seeds, chosen(metrics))
+    results = sweep(on, [built], as_scenario(scenario), seeds, named(metrics or ()), suite=suite)
     return results[-1][0]
 
 
@@ -70,7 +72,8 @@ def sweep(
     scenario: Scenario,
     seeds: Iterable[Seeds],
     metrics: Sequence[Metric] = (),
-    oracles: int = 1,
+    oracles: int | None = None,
+    suite: str = DEFAULT,
 ) -> list[Result]:
     """Every method with every seed on one scenario, each result as soon as it is made in the store.
 
@@ -79,19 +82,19 @@ def sweep(
         methods: The methods.
         scenario: Data, model, training recipe and request.
         seeds: The seeds.
-        metrics: What to measure; without any, those of the basic suite that fit the scenario's subject.
-        oracles: Retrained references for each trial.
+        metrics: What to measure; without any, those of the suite that fit the scenario's subject.
+        oracles: Retrained references for each trial; as many as the suite shows when not given.
+        suite: See `unlearn.suites`.
 
     Returns:
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
     pool = Pool(scenario, on.store, on.device, on.progress)
-    blind = pool.material.prompts_only  # then only what looks at nothing but the model itself can be measured
-    fitting = (m for m in basic() if isinstance(pool.template, m.needs))
-    measured = metrics or [m for m in fitting if m.needs is Subject or not blind]
+    measured = metrics or fitting(pool, suite)
     for metric in measured:
         metric.accept(pool.template)
-    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, oracles)]
+    shown = oracles or (1 if metrics else ORACLES[suite])
+    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, shown)]
 
 
 def replay(report: Report, on: Bench) -> tuple[Report, bool]:
@@ -260,21 +263,34 @@ def build_attack(text: str) -> Attack:
     return built
 
 
-def chosen(names: Sequence[str] | None = None, suite: str = "basic") -> list[Metric]:
-    """Metrics by name; none stands for those of the suite that fit.
+def named(names: Sequence[str]) -> list[Metric]:
+    """Metrics by name, with their defaults.
 
     Raises:
-        UnknownName: If there is no such metric or suite.
+        UnknownName: If there is no such metric.
     """
-    if suite not in SUITES:
-        raise registry.unknown("suite", suite, SUITES)
-    return [registry.metrics.get(n)() for n in names or ()]
+    return [registry.metrics.get(n)() for n in names]
 
 
-def basic() -> list[Metric]:
-    """The metrics of the basic suite, with their defaults."""
+def of_suite(suite: str) -> list[Metric]:
+    """The metrics of a suite: the basic ones, and what it adds.
+
+    Raises:
+        UnknownName: If there is no such suite.
+    """
+    more = extras(suite)
     found = [registry.metrics.get(n) for n in registry.metrics.names()]
-    return [cls() for cls in found if cls.basic]
+    own = [registry.metrics.get(name)(**values) for name, values in more.items()]
+    return [*(cls() for cls in found if cls.basic and cls.name not in more), *own]
+
+
+def fitting(pool: Pool, suite: str) -> list[Metric]:
+    """Those of them that can measure a scenario's subject, with models of their own where they need some."""
+    blind = pool.material.prompts_only  # then only what looks at nothing but the model itself can be measured
+    fit = [
+        m for m in of_suite(suite) if isinstance(pool.template, m.needs) and (m.needs is Subject or not blind)
+    ]
+    return [m for m in fit if pool.can_train() or not m.wants()]
 
 
 def as_scenario(scenario: str | Scenario, forget: str = "", **options: Any) -> Scenario:

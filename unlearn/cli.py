@@ -27,6 +27,7 @@ from unlearn.commands.words import (
     tried,
 )
 from unlearn.errors import UnlearnError
+from unlearn.suites import DEFAULT, extras
 
 ERASER = "esd"  # method of `unlearn erase` where none is named
 LISTINGS = ("methods", "metrics", "attacks", "scenarios")
@@ -49,10 +50,15 @@ def run(
     train_seed: Annotated[int | None, fixed("of training")] = None,
     draw_seed: Annotated[int | None, fixed("of the forget draw")] = None,
     method_seed: Annotated[int | None, fixed("of the method")] = None,
-    oracles: Annotated[int, typer.Option(help="Retrained references; two give noise floors.", min=1)] = 1,
+    oracles: Annotated[
+        int | None,
+        typer.Option(help="Retrained references, two give noise floors; default: the suite's.", min=1),
+    ] = None,
     preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
-    metrics: Annotated[str, typer.Option(help="Metrics, joined by commas; default: the basic suite.")] = "",
-    suite: Annotated[str, typer.Option(help="Set of metrics: basic.")] = "basic",
+    metrics: Annotated[
+        str, typer.Option(help="Metrics, joined by commas; default: those of the suite.")
+    ] = "",
+    suite: Annotated[str, typer.Option(help="Set of metrics: basic, fast, standard or full.")] = DEFAULT,
     attack: Annotated[list[str] | None, tried()] = None,
     plugin: Plugins = None,
     subject: Annotated[str | None, own("FILE.py:FUNCTION, model folder or hub name.")] = None,
@@ -79,13 +85,14 @@ def run(
     from unlearn.commands.options import split_names
 
     given = {"model": subject, "data": data, "weights": weights, "head": head, "group_column": group_column}
+    extras(suite)
     built = [api.build_method(m, values.get(m, {}), preset) for m in dict.fromkeys(methods)]
     order = api.joint_seeds(seed, seeds, train=train_seed, draw=draw_seed, method=method_seed)
     asked, tries = runs.scenario(scenario, forget, given), api.build_attacks(attack or ())
     if tries:
         runs.judged(asked)
     job = runs.Job(
-        asked, built, order, [*api.chosen(split_names(metrics), suite), *tries], oracles, html, out, json
+        asked, built, order, [*api.named(split_names(metrics)), *tries], oracles, html, out, json, suite
     )
     with console.bars() as bars:
         results = job.run(
@@ -148,7 +155,7 @@ def erase(
         runs.judged(asked)
     job = runs.Job(
         asked, [built],
-        api.joint_seeds(seed, 1), [*api.chosen(split_names(metrics)), *tries], 1, html, out, json,
+        api.joint_seeds(seed, 1), [*api.named(split_names(metrics)), *tries], 1, html, out, json,
     )  # fmt: skip
     with console.bars() as bars:
         results = job.run(api.bench(store, device, bars, minutes=minutes, fresh=fresh))

@@ -304,7 +304,7 @@ class Metric(Declared, ABC):
     needs: ClassVar[type] = Classifies
     """Protocol of the subjects that it can measure."""
     basic: ClassVar[bool] = True
-    """Whether it belongs to the suite that runs when no metrics are named."""
+    """Whether it belongs to every suite, see `unlearn.suites`."""
     extras: ClassVar[str] = ""
     """How to get what it needs and this package does not bring, such as other packages, or weights from a hub."""
 

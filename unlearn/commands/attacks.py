@@ -137,7 +137,7 @@ class Told:
         original: Any = scenario.original()
         where = str(folder.resolve())
         weights = weights_hash(weights_for(original.module, where))
-        metrics = [*api.chosen(["erasure"]), *tries]
+        metrics = [*api.named(["erasure"]), *tries]
         seeds = api.joint_seeds(self.seed, 1)
         return runs.Job(
             scenario, [Given(weights=where, sha256=weights)], seeds, metrics, 1, None, None, False

@@ -29,6 +29,7 @@ from unlearn.scenario import Scenario, Seeds, parse
 from unlearn.scenario import steps as in_turn
 from unlearn.store import Store
 from unlearn.subject import Subject
+from unlearn.suites import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +41,22 @@ class Job:
         methods: The methods, in order.
         seeds: The seeds, in order.
         metrics: What to measure.
-        oracles: Retrained references for each trial.
+        oracles: Retrained references for each trial; None for as many as the suite shows.
         html: Where to write the page, or None for the store.
         out: Where to write the unlearned weights, or None for nowhere.
         json: Whether to print JSON.
+        suite: What to measure where no metric is named.
     """
 
     scenario: Scenario
     methods: Sequence[Method[Any]]
     seeds: Sequence[Seeds]
     metrics: Sequence[Metric]
-    oracles: int
+    oracles: int | None
     html: Path | None
     out: Path | None
     json: bool
+    suite: str = DEFAULT
 
     def run(self, bench: Bench) -> list[api.Result]:
         """Does it.
@@ -67,7 +70,9 @@ class Job:
                 f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
             )
         with within_memory():
-            return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+            return api.sweep(
+                bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles, self.suite
+            )
 
     def show(self, results: Sequence[api.Result], store: Store) -> None:
         """Writes weights and page, and prints the tables."""

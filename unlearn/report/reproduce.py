@@ -6,8 +6,9 @@ import shlex
 from typing import Any
 
 from unlearn.errors import UnlearnError
-from unlearn.registry import attacks, methods
+from unlearn.registry import attacks, methods, metrics
 from unlearn.report import Report
+from unlearn.suites import DEFAULT, ORACLES, SUITES
 
 
 def command(report: Report) -> str:
@@ -24,13 +25,12 @@ def command(report: Report) -> str:
         _scenario(recipe["scenario"]),
         *_seeds(report.seeds),
     ]
-    if len(oracles := recipe.get("oracles", [])) > 1:
-        words += ["--oracles", str(len(oracles))]
+    measured = recipe.get("metrics", [])
+    suite, words = _suite(measured, words)
+    if (shown := len(recipe.get("oracles", []))) > 0 and shown != ORACLES.get(suite, 1):
+        words += ["--oracles", str(shown)]
     if plugin := recipe.get("plugin"):
         words += ["--plugin", plugin]
-    measured = recipe.get("metrics", [])
-    if "erasure" in (names := [name for name, _ in measured if name not in attacks.names()]):
-        words += ["--metrics", ",".join(names)]  # the basic suite would not look at drawings
     for name, values in measured:
         if name in attacks.names():
             words += ["--attack", _attack(name, values)]
@@ -39,6 +39,28 @@ def command(report: Report) -> str:
         if name not in defaults or defaults[name] != value:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def _suite(measured: list[Any], words: list[str]) -> tuple[str, list[str]]:
+    """The smallest suite in which everything is that was measured, and the words that ask for it, or for the metrics."""
+    names = [name for name, _ in measured if name not in attacks.names()]
+    if "erasure" in names:  # no suite looks at drawings
+        return "", [*words, "--metrics", ",".join(names)]
+    for suite in SUITES:
+        if all(_in(suite, name, values) for name, values in measured if name in names):
+            return suite, words if suite == DEFAULT else [*words, "--suite", suite]
+    return "", [*words, "--metrics", ",".join(names)]
+
+
+def _in(suite: str, name: str, values: dict[str, Any]) -> bool:
+    """Whether a suite has this metric with these hyper-parameters."""
+    try:
+        cls = metrics.get(name)
+    except UnlearnError:
+        return False
+    if name in SUITES[suite]:
+        return bool(cls(**SUITES[suite][name]).to_dict() == values)
+    return bool(cls.basic and cls().to_dict() == values)
 
 
 def _attack(name: str, values: dict[str, Any]) -> str:
