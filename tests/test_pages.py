@@ -13,6 +13,7 @@ from reports import SALUN, drawn, erasure, report, score
 from rich.console import Console
 
 from unlearn.errors import BadData
+from unlearn.registry import metrics
 from unlearn.report import Report, html, markdown, published, reproduce, schema, table
 from unlearn.report.summary import groups, number
 from unlearn.report.verdict import CRITERIA, LIMITS, judge
@@ -47,14 +48,30 @@ class Page(HTMLParser):
 def test_the_command_names_only_what_differs_from_the_defaults():
     values = {**SALUN, "rho": 0.9, "wrong_only": False, "batch_size": 32}
     assert reproduce.command(report(values=values, seed=7)) == (
-        "unlearn run salun --scenario digits/class=3 --seed 7 --rho 0.9 --batch-size 32 --no-wrong-only"
+        "unlearn run salun --scenario digits/class=3 --seed 7 --suite basic --rho 0.9 --batch-size 32"
+        " --no-wrong-only"
     )
 
 
 def test_seeds_that_differ_and_several_oracles_are_named():
     one = report(values=SALUN)
     one.recipe.update(seeds={"train": 1, "draw": 2, "method": 3}, oracles=["a", "b"])
-    assert reproduce.command(one).endswith("--train-seed 1 --draw-seed 2 --method-seed 3 --oracles 2")
+    assert reproduce.command(one).endswith(
+        "--train-seed 1 --draw-seed 2 --method-seed 3 --suite basic --oracles 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [([["accuracy", {}], ["iam", {"shadows": 1}]], ""), ([["iam", {"shadows": 4}]], " --suite standard"),
+     ([["klom", {"models": 100, "form": "binned"}]], " --suite full"), ([["klom", {"models": 5}]], " --metrics klom"),
+     ([["nowhere", {}]], " --metrics nowhere")],
+)  # fmt: skip
+def test_the_smallest_suite_with_what_was_measured_is_named(measured, said):
+    one = report(values=SALUN)
+    full = [[n, {**metrics.get(n)().to_dict(), **v} if n != "nowhere" else v] for n, v in measured]
+    one.recipe.update(metrics=full, oracles=["a"] * (2 if "standard" in said else 3 if "full" in said else 1))
+    assert reproduce.command(one) == f"unlearn run salun --scenario digits/class=3 --seed 0{said}"
 
 
 def test_a_method_that_is_not_here_gets_all_its_values_quoted():

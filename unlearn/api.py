@@ -38,8 +38,7 @@ def run(
     seed: int = 0,
     store: Store | Path | str | None = None,
     device: str = "auto",
-    metrics: Sequence[str] | None = None,
-    suite: str = DEFAULT,
+    metrics: Sequence[str] | str = DEFAULT,
     **values: Any,
 ) -> Report:
     """Trains what is not there, unlearns, measures, and returns the report.
@@ -50,8 +49,7 @@ def run(
         seed: Of training, of the forget draw and of the method.
         store: Where results are kept; by default the user's cache folder or `UNLEARN_STORE`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        metrics: Names of the metrics; those of the suite when not given.
-        suite: `basic`, `fast`, `standard` or `full`, see `unlearn.suites`.
+        metrics: Names of the metrics, or of a suite: `basic`, `fast`, `standard` or `full`, see `unlearn.suites`.
         values: Hyper-parameters of a method given by name, such as `alpha=5.0`.
 
     Returns:
@@ -62,7 +60,8 @@ def run(
     """
     built = build_method(method, values, own=True) if isinstance(method, str) else method
     on, seeds = bench(open_store(store).root, device), [Seeds(seed, seed, seed)]
-    results = sweep(on, [built], as_scenario(scenario), seeds, named(metrics or ()), suite=suite)
+    wanted = metrics if isinstance(metrics, str) else named(metrics)
+    results = sweep(on, [built], as_scenario(scenario), seeds, wanted)
     return results[-1][0]
 
 
@@ -71,9 +70,8 @@ def sweep(
     methods: Sequence[Method[Any]],
     scenario: Scenario,
     seeds: Iterable[Seeds],
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric] | str = DEFAULT,
     oracles: int | None = None,
-    suite: str = DEFAULT,
 ) -> list[Result]:
     """Every method with every seed on one scenario, each result as soon as it is made in the store.
 
@@ -82,18 +80,18 @@ def sweep(
         methods: The methods.
         scenario: Data, model, training recipe and request.
         seeds: The seeds.
-        metrics: What to measure; without any, those of the suite that fit the scenario's subject.
+        metrics: What to measure, or the name of a suite, of which what fits the scenario's subject is measured.
         oracles: Retrained references for each trial; as many as the suite shows when not given.
-        suite: See `unlearn.suites`.
 
     Returns:
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
     pool = Pool(scenario, on.store, on.device, on.progress)
-    measured = metrics or fitting(pool, suite)
+    metrics = metrics or DEFAULT
+    measured = fitting(pool, metrics) if isinstance(metrics, str) else metrics
     for metric in measured:
         metric.accept(pool.template)
-    shown = oracles or (1 if metrics else ORACLES[suite])
+    shown = oracles or (ORACLES[metrics] if isinstance(metrics, str) else 1)
     return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, shown)]
 
 

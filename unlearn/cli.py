@@ -91,9 +91,8 @@ def run(
     asked, tries = runs.scenario(scenario, forget, given), api.build_attacks(attack or ())
     if tries:
         runs.judged(asked)
-    job = runs.Job(
-        asked, built, order, [*api.named(split_names(metrics)), *tries], oracles, html, out, json, suite
-    )
+    wanted = [*api.named(split_names(metrics)), *tries] or suite
+    job = runs.Job(asked, built, order, wanted, oracles, html, out, json)
     with console.bars() as bars:
         results = job.run(
             api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)

@@ -29,7 +29,6 @@ from unlearn.scenario import Scenario, Seeds, parse
 from unlearn.scenario import steps as in_turn
 from unlearn.store import Store
 from unlearn.subject import Subject
-from unlearn.suites import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +39,21 @@ class Job:
         scenario: Data, model, training recipe and request.
         methods: The methods, in order.
         seeds: The seeds, in order.
-        metrics: What to measure.
+        metrics: What to measure, or the name of a suite.
         oracles: Retrained references for each trial; None for as many as the suite shows.
         html: Where to write the page, or None for the store.
         out: Where to write the unlearned weights, or None for nowhere.
         json: Whether to print JSON.
-        suite: What to measure where no metric is named.
     """
 
     scenario: Scenario
     methods: Sequence[Method[Any]]
     seeds: Sequence[Seeds]
-    metrics: Sequence[Metric]
+    metrics: Sequence[Metric] | str
     oracles: int | None
     html: Path | None
     out: Path | None
     json: bool
-    suite: str = DEFAULT
 
     def run(self, bench: Bench) -> list[api.Result]:
         """Does it.
@@ -70,9 +67,7 @@ class Job:
                 f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
             )
         with within_memory():
-            return api.sweep(
-                bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles, self.suite
-            )
+            return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
 
     def show(self, results: Sequence[api.Result], store: Store) -> None:
         """Writes weights and page, and prints the tables."""
