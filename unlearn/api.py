@@ -18,6 +18,9 @@ from unlearn.method import Method
 from unlearn.metric import Metric
 from unlearn.ops.naming import Naming
 from unlearn.patch import weights_hash
+from unlearn.plan import Plan
+from unlearn.plan import plan as planned
+from unlearn.policy import Policy
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
@@ -86,13 +89,32 @@ def sweep(
     Returns:
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
-    pool = Pool(scenario, on.store, on.device, on.progress)
-    metrics = metrics or DEFAULT
+    pool, measured, shown = _set_up(on, scenario, metrics, oracles)
+    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, shown)]
+
+
+def plan(
+    on: Bench,
+    methods: Sequence[Method[Any]],
+    scenario: Scenario,
+    seeds: Sequence[Seeds],
+    metrics: Sequence[Metric] | str = DEFAULT,
+    oracles: int | None = None,
+) -> Plan:
+    """What a sweep would train and compute, what of it is there, and what it takes; see `sweep` for the arguments."""
+    pool, measured, shown = _set_up(on, scenario, metrics, oracles)
+    return planned(on, pool, methods, measured, seeds, shown)
+
+
+def _set_up(
+    on: Bench, scenario: Scenario, metrics: Sequence[Metric] | str, oracles: int | None
+) -> tuple[Pool, Sequence[Metric], int]:
+    """The pool of a scenario, what is measured there, and how many oracles are shown."""
+    pool, metrics = Pool(scenario, on.store, on.device, on.progress), metrics or DEFAULT
     measured = fitting(pool, metrics) if isinstance(metrics, str) else metrics
     for metric in measured:
         metric.accept(pool.template)
-    shown = oracles or (ORACLES[metrics] if isinstance(metrics, str) else 1)
-    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, shown)]
+    return pool, measured, oracles or (ORACLES[metrics] if isinstance(metrics, str) else 1)
 
 
 def replay(report: Report, on: Bench) -> tuple[Report, bool]:
@@ -314,9 +336,12 @@ def bench(
     minutes: float | None = None,
     fresh: bool = False,
     show_forgotten: bool = False,
+    policy: Policy | None = None,
 ) -> Bench:
     """A bench on a store and a device, both chosen as in `run`; see `Bench` for the rest."""
-    return Bench(open_store(store), pick_device(device), progress or Silent(), minutes, fresh, show_forgotten)
+    return Bench(
+        open_store(store), pick_device(device), progress or Silent(), minutes, fresh, show_forgotten, policy
+    )
 
 
 def joint_seeds(first: int, count: int, **fixed: int | None) -> list[Seeds]:

@@ -27,6 +27,7 @@ from unlearn.method import Method, requires
 from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
 from unlearn.patch import changed, changed_share, load_tensors, save_patch, save_tensors, weights_hash
+from unlearn.policy import Policy
 from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
@@ -53,6 +54,7 @@ class Bench:
         minutes: Time that one unlearning call may take, or None.
         fresh: Whether to make unlearned models again that the store has.
         show_forgotten: Whether reports picture forgotten examples.
+        policy: What a report must show to pass, or None.
     """
 
     store: Store
@@ -61,6 +63,7 @@ class Bench:
     minutes: float | None = None
     fresh: bool = False
     show_forgotten: bool = False
+    policy: Policy | None = None
 
     def run(
         self, pool: Pool, method: Method[Any], metrics: Sequence[Metric], seeds: Seeds, oracles: int = 1
@@ -115,6 +118,7 @@ class Bench:
             "plugin": plugin_file(type(method)),
             "schema": SCHEMA,
             "show_forgotten": self.show_forgotten,
+            **({"policy": self.policy.digest} if self.policy else {}),
         }
 
         def make(folder: Path) -> None:
@@ -232,7 +236,7 @@ class Bench:
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
             weights=weights, figures=figures.collect(ev, self.show_forgotten), log=info["log"],
-            notes=(*trial.notes, *_notes(trial.original, done)),
+            notes=(*trial.notes, *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip

@@ -72,6 +72,10 @@ def run(
     show_forgotten: Annotated[
         bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
     ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML file with what must hold; default with standard and full: ours.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and stop.")] = False,
     device: Device = "auto",
     minutes: Minutes = None,
     fresh: Fresh = False,
@@ -93,11 +97,13 @@ def run(
         runs.judged(asked)
     wanted = [*api.named(split_names(metrics)), *tries] or suite
     job = runs.Job(asked, built, order, wanted, oracles, html, out, json)
+    held = runs.policy(policy, suite)
     with console.bars() as bars:
-        results = job.run(
-            api.bench(store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten)
+        on = api.bench(
+            store, device, bars, minutes=minutes, fresh=fresh, show_forgotten=show_forgotten, policy=held
         )
-    job.show(results, api.open_store(store))
+        results = None if plan else job.run(on)
+    job.show_plan(on) if results is None else job.show(results, api.open_store(store))
 
 
 def erase(

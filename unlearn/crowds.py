@@ -151,12 +151,7 @@ class Crowds:
 
     def jobs(self, kind: str, n: int) -> list[Job]:
         """What has to be trained for a crowd."""
-        keep = {"half": self._halves, "audit": self._audited}.get(kind)
-        if keep is not None:
-            masks = keep(n)
-        else:
-            masks = [self._kept("retain") if kind == "shadow" else self._kept("retain", "forget")] * n
-        return [Job(mask, SEEDS[kind] + k) for k, mask in enumerate(masks)]
+        return jobs(kind, n, self._kept("forget"), self._kept("retain"))
 
     def _half(self, n: int) -> Trained:
         return self._trained(self.jobs("half", n), "half-in")
@@ -171,12 +166,12 @@ class Crowds:
         return Trained(*self._fields(done, jobs), Trained(*self._fields(originals, jobs)))
 
     def _audit(self, n: int) -> Trained:
-        jobs, points = self.jobs("audit", n), self._points()
+        jobs, ids = self.jobs("audit", n), self.pool.material.train.rows
+        asked = points(len(ids))
         originals = train_all(self.pool, jobs, "audit")
-        ids = self.pool.material.train.rows
         pairs = enumerate(zip(originals, jobs, strict=True))
-        done = [self._without(m, ids[points & j.keep], k) for k, (m, j) in pairs]
-        handles = {**self.trial.handles, "points": self.pool.shelf.of(self.pool.material.train, points)}
+        done = [self._without(m, ids[asked & j.keep], k) for k, (m, j) in pairs]
+        handles = {**self.trial.handles, "points": self.pool.shelf.of(self.pool.material.train, asked)}
         trial = dataclasses.replace(self.trial, handles=handles)
         return Trained(*self._fields(done, jobs, trial), Trained(*self._fields(originals, jobs, trial)))
 
@@ -215,25 +210,41 @@ class Crowds:
         rows = torch.cat([self.trial.handles[name].rows.cpu() for name in names])
         return torch.isin(self.pool.material.train.rows, rows)
 
-    def _halves(self, n: int) -> list[Tensor]:
-        return halves(len(self.pool.material.train.rows), n)
 
-    def _points(self) -> Tensor:
-        """The points of an audit, the same for every method, as a mask of shape (N,)."""
-        size = len(self.pool.material.train.rows)
-        rng, found = torch.Generator().manual_seed(SEEDS["audit"]), torch.zeros(size, dtype=torch.bool)
-        found[torch.randperm(size, generator=rng)[: min(AUDITED, size // 4)]] = True
-        return found
+def jobs(kind: str, n: int, forget: Tensor, retain: Tensor) -> list[Job]:
+    """What has to be trained for a crowd of n models of a kind.
 
-    def _audited(self, n: int) -> list[Tensor]:
-        points = self._points()
-        place = points.nonzero().flatten()
-        found = []
-        for half in halves(len(place), n):
-            keep = ~points
-            keep[place[half]] = True
-            found.append(keep)
-        return found
+    Args:
+        kind: See above.
+        n: How many.
+        forget: What a request forgets, as a mask of shape (N,).
+        retain: What it keeps, as a mask of shape (N,).
+    """
+    masks = {
+        "half": lambda: halves(len(forget), n),
+        "shadow": lambda: [retain] * n,
+        "unlearned": lambda: [retain | forget] * n,
+        "audit": lambda: audited(len(forget), n),
+    }
+    return [Job(mask, SEEDS[kind] + k) for k, mask in enumerate(masks[kind]())]
+
+
+def points(size: int) -> Tensor:
+    """The points of an audit, the same for every method, as a mask of shape (N,)."""
+    rng, found = torch.Generator().manual_seed(SEEDS["audit"]), torch.zeros(size, dtype=torch.bool)
+    found[torch.randperm(size, generator=rng)[: min(AUDITED, size // 4)]] = True
+    return found
+
+
+def audited(size: int, n: int) -> list[Tensor]:
+    """Training sets of the models of an audit: each point in half of them, everything else in all; masks (N,)."""
+    asked = points(size)
+    place, found = asked.nonzero().flatten(), []
+    for half in halves(len(place), n):
+        keep = ~asked
+        keep[place[half]] = True
+        found.append(keep)
+    return found
 
 
 def halves(size: int, n: int) -> list[Tensor]:

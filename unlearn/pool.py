@@ -167,7 +167,7 @@ class Pool:
             previous: What the step before left behind.
             oracles: How many retrained references; two or more give noise floors.
         """
-        request, forget, before = self._draw(seeds, step)
+        request, forget, before = self.draw(seeds, step)
         train, kept = self.material.train, ~(forget | before)
         removed = removed_classes(train.labels, forget | before)
         now = tuple(c for c in removed if (train.labels.y[forget] == c).any())
@@ -203,6 +203,17 @@ class Pool:
             gallery,
         )  # fmt: skip
 
+    def sketch(self, seeds: Seeds) -> Trial:
+        """The first step of a trial around an untrained model: enough to time a method on."""
+        request, forget, before = self.draw(seeds, 0)
+        train = self.material.train
+        handles = self._examples(forget, ~(forget | before))
+        removed = removed_classes(train.labels, forget | before)
+        subject = self.given.clone() if self.given is not None else self.fresh(seeds.train)
+        return Trial(
+            self.scenario, request, seeds, subject, [], handles, {}, removed, train.labels.classes, ""
+        )
+
     def _alone(self, before: Tensor) -> bool:
         """Whether nothing else was or is forgotten with a request."""
         return not before.any() and not at_once(self.scenario.request)
@@ -221,7 +232,7 @@ class Pool:
         }
         return found if m.surrogate is None else {**found, "surrogate": self.shelf.on(m.surrogate)}
 
-    def _draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
+    def draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
         *earlier, (request, forget) = drawn(self.scenario, self.material.train.labels, seeds.draw)[: step + 1]
         before = torch.zeros_like(forget)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.xdist_group("cli")  # one store serves the folder
         (["run", "ssd", "--importance", "weekly"], ["weekly", "example", "batch"]),
         (["run", "ssd", "--alpa", "3"], ["--alpa"]),
         (["run", "ssd", "--preset", "papr"], ["no preset of ssd called 'papr'", "did you mean 'paper'?"]),
-        (["run", "ssd", "--suite", "full"], ["no suite called 'full'"]),
+        (["run", "ssd", "--suite", "nightly"], ["no suite called 'nightly'", "basic, fast, standard, full"]),
         (["run", "ssd", "--device", "tpu"], ["no device 'tpu' here", "cpu"]),
         (["run", "ssd", "--plugin", "absent.py"], ["no Python file at"]),
         (["run", "ssd", "--forget", "absent.txt"], ["cannot read the request 'absent.txt'"]),

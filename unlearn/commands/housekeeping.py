@@ -88,6 +88,8 @@ def _what(entry: Entry) -> str:
         return f"{recipe['method']['name']}, seed {recipe['seed']}"
     if entry.kind == "trained":
         return f"{recipe['scenario']}, seed {recipe['seed']}"
+    if entry.kind == "measured":
+        return f"{recipe['what']} of {recipe['scenario']}"
     return f"of model {str(recipe.get('model', ''))[:12]}"
 
 

@@ -20,7 +20,9 @@ from unlearn.method import Method
 from unlearn.metric import Metric
 from unlearn.ops.weights import FromPipeline, edit_of, save_like
 from unlearn.patching import write_folder
-from unlearn.registry import scenarios
+from unlearn.policy import Policy
+from unlearn.policy import read as read_policy
+from unlearn.registry import metrics, scenarios
 from unlearn.report import Report
 from unlearn.report.summary import groups
 from unlearn.request import KINDS, ForgetConcept, ForgetSequence
@@ -68,6 +70,22 @@ class Job:
             )
         with within_memory():
             return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+
+    def show_plan(self, bench: Bench) -> None:
+        """Prints what it would take."""
+        found = api.plan(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+        if self.json:
+            console.say_json(found.to_dict())
+            return
+        rows = [
+            (i.what, str(i.needed), str(i.there), minutes(i.seconds), f"{i.disk / 1e6:.1f}")
+            for i in found.items
+        ]
+        rows.append(("in all", "", "", minutes(found.seconds), f"{found.disk / 1e6:.1f}"))
+        console.table(["what", "needed", "in the store", "time", "MB on disk"], rows)
+        console.say(
+            f"Memory: about {found.memory / 2**20:.0f} MiB for models and data, beside what Python and torch take."
+        )
 
     def show(self, results: Sequence[api.Result], store: Store) -> None:
         """Writes weights and page, and prints the tables."""
@@ -174,6 +192,17 @@ def save(subject: Subject, out: Path, scenario: Scenario, notes: Mapping[str, An
         raise StoreError(
             f"cannot write {out}: {err.strerror or err}; choose another place with --out"
         ) from err
+
+
+def policy(path: Path | None, suite: str) -> Policy | None:
+    """The policy of a file; without one, that of this package where a suite measures what it asks for."""
+    asked = path is not None or suite in ("standard", "full")
+    return read_policy(path, metrics.names()) if asked else None
+
+
+def minutes(seconds: float) -> str:
+    """A time for a person."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def write_page(reports: Sequence[Report], html: Path | None, store: Store) -> Path:

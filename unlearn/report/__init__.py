@@ -47,6 +47,10 @@ class Report(BaseModel):
         default_factory=dict, description="Scalars that the method noted"
     )
     notes: tuple[str, ...] = Field((), description="Limits of this run, in sentences")
+    policy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Name, hash and text of a policy, and what the scores show of each criterion",
+    )
     environment: dict[str, Any] = Field(description="Versions, device, commit")
     created: str = Field(description="UTC time, ISO 8601")
 

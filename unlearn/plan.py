@@ -1,0 +1,195 @@
+"""What a run will train and compute, what the store has of it, and how long it will take: said before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from unlearn import crowds
+from unlearn.bench import Bench, lend
+from unlearn.crew import Job, measured
+from unlearn.data import Resident
+from unlearn.method import Method
+from unlearn.metric import Metric
+from unlearn.pool import Pool
+from unlearn.runtime import Run
+from unlearn.scenario import Seeds, steps
+from unlearn.store import address, read_json
+
+NAMES = {
+    "half": "models on random halves",
+    "shadow": "shadow models",
+    "unlearned": "further originals",
+    "audit": "audit models",
+}
+EVALUATION = 0.4  # seconds of a metric on one model, beside those models' own
+SHARE = 8  # part of the sets on which a method is timed that the store has no time of
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One kind of work.
+
+    Attributes:
+        what: In words.
+        needed: How many.
+        there: How many of them the store has.
+        seconds: Predicted for those that are missing.
+        disk: Predicted bytes for them.
+    """
+
+    what: str
+    needed: int
+    there: int
+    seconds: float
+    disk: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """The work of one run.
+
+    Attributes:
+        items: In the order in which it is done.
+        memory: Predicted peak bytes for models and data.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    memory: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Predicted for all of it."""
+        return sum(item.seconds for item in self.items)
+
+    @property
+    def disk(self) -> int:
+        """Predicted bytes."""
+        return sum(item.disk for item in self.items)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        rows = [
+            {"what": i.what, "needed": i.needed, "there": i.there, "seconds": i.seconds, "disk": i.disk}
+            for i in self.items
+        ]
+        return {"items": rows, "seconds": self.seconds, "disk": self.disk, "memory": self.memory}
+
+
+def plan(
+    on: Bench,
+    pool: Pool,
+    methods: Sequence[Method[Any]],
+    metrics: Sequence[Metric],
+    seeds: Sequence[Seeds],
+    oracles: int,
+) -> Plan:
+    """What a run of methods, seeds and metrics takes; nothing is trained but a few steps that are timed.
+
+    Args:
+        on: Where it would run.
+        pool: Of the scenario.
+        methods: The methods.
+        metrics: What would be measured.
+        seeds: The seeds.
+        oracles: Retrained references on display for each seed.
+    """
+    made = Plan(memory=_memory(pool))
+    wanted = together(metrics)
+    calls = len(methods) * len(seeds) * len(steps(pool.scenario.request))
+    if pool.can_train():
+        shown, crowd = _jobs(pool, seeds, oracles, wanted)
+        for what, some, at_once in (
+            ("originals and oracles", shown, False),
+            *((NAMES[k], j, True) for k, j in crowd.items()),
+        ):
+            made.items.append(_training(pool, what, some, at_once))
+    for method in methods:
+        n = len(seeds) * (1 + wanted.get("unlearned", 0) + wanted.get("audit", 0))
+        made.items.append(_unlearning(on, pool, method, n, seeds[0]))
+    models = 2 + oracles + sum(wanted.values())
+    made.items.append(Item("evaluations", calls, 0, calls * EVALUATION * (len(metrics) + 0.05 * models), 0))
+    return made
+
+
+def together(metrics: Iterable[Metric]) -> dict[str, int]:
+    """How many models of which kind some metrics ask for, one crowd serving all."""
+    found: dict[str, int] = {}
+    for metric in metrics:
+        for kind, n in metric.wants().items():
+            found[kind] = max(n, found.get(kind, 0))
+    return found
+
+
+def _jobs(
+    pool: Pool, seeds: Sequence[Seeds], oracles: int, wanted: Mapping[str, int]
+) -> tuple[list[Job], dict[str, list[Job]]]:
+    """What is trained for display, and for each crowd; a model that several need is there once."""
+    shown: dict[str, Job] = {}
+    crowd: dict[str, dict[str, Job]] = {kind: {} for kind in wanted}
+    for one in seeds:
+        for step in range(len(steps(pool.scenario.request))):
+            _, forget, before = pool.draw(one, step)
+            kept = ~(forget | before)
+            first = [] if pool.given is not None else [Job(torch.ones_like(forget), one.train)]
+            last = [Job(kept, one.train + 1000 * (k + 1)) for k in range(oracles)]
+            shown |= {_address(pool, j): j for j in (*first, *last)}
+            for kind, n in wanted.items():
+                crowd[kind] |= {_address(pool, j): j for j in crowds.jobs(kind, n, forget, kept)}
+    return list(shown.values()), {kind: list(found.values()) for kind, found in crowd.items()}
+
+
+def _address(pool: Pool, job: Job) -> str:
+    return address(pool.recipe(job.keep, job.seed))
+
+
+def _training(pool: Pool, what: str, jobs: Sequence[Job], at_once: bool) -> Item:
+    missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
+    seconds = 0.0
+    if missing:
+        ways = measured(pool, missing)
+        seconds = min(ways.values()) if at_once else ways["alone"]
+    size = sum(t.nbytes for t in pool.template.module.state_dict().values())
+    return Item(what, len(jobs), len(jobs) - len(missing), seconds, len(missing) * size)
+
+
+def _unlearning(on: Bench, pool: Pool, method: Method[Any], n: int, seeds: Seeds) -> Item:
+    """Calls of a method: as long as those that the store knows, or as a part of the sets takes."""
+    same = [e for e in on.store.entries("unlearned")
+            if e.recipe["method"] == {"name": method.name, "values": method.to_dict()} and e.recipe["device"] == on.device.type
+            and e.recipe["material"] == pool.material.content]  # fmt: skip
+    if same:
+        known = [float(read_json(e.path / "info.json")["seconds"]) for e in same]
+        return Item(
+            f"calls of {method.name}",
+            n,
+            min(n, len(same)),
+            max(0, n - len(same)) * sum(known) / len(known),
+            0,
+        )
+    return Item(f"calls of {method.name}", n, 0, n * _timed(on, pool, method, seeds), 0)
+
+
+def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds) -> float:
+    """Seconds of a call, from one on an eighth of each set, by a model that is not trained."""
+    trial = pool.sketch(seeds)
+    for name, handle in trial.handles.items():
+        if isinstance(handle, Resident) and name in ("forget", "retain"):
+            rows = handle.rows[:: min(SHARE, max(1, len(handle) // 64))]
+            trial.handles[name] = handle.take(rows)
+    split, _ = lend(trial, method)
+    share = len(pool.material.train.rows) / max(1, sum(len(trial.handles[n]) for n in ("forget", "retain")))
+    started = time.perf_counter()
+    method.unlearn(trial.original.clone(), split, Run(seeds.method, on.device))
+    return share * (time.perf_counter() - started)
+
+
+def _memory(pool: Pool) -> int:
+    """Weights, gradients, momentum and a copy of the model, and the data on the device."""
+    model: int = sum(t.nbytes for t in pool.template.module.state_dict().values())
+    one: int = pool.material.train.source.fetch(pool.material.train.rows[:1]).nbytes
+    return 4 * model + one * len(pool.material.train.rows)
