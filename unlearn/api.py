@@ -20,7 +20,6 @@ from unlearn.ops.naming import Naming
 from unlearn.patch import weights_hash
 from unlearn.plan import Plan
 from unlearn.plan import plan as planned
-from unlearn.policy import Policy
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.request import parse as parse_request
@@ -329,19 +328,10 @@ def open_store(where: Store | Path | str | None = None) -> Store:
 
 
 def bench(
-    store: Path | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-    *,
-    minutes: float | None = None,
-    fresh: bool = False,
-    show_forgotten: bool = False,
-    policy: Policy | None = None,
+    store: Path | None = None, device: str = "auto", progress: Progress | None = None, **settings: Any
 ) -> Bench:
-    """A bench on a store and a device, both chosen as in `run`; see `Bench` for the rest."""
-    return Bench(
-        open_store(store), pick_device(device), progress or Silent(), minutes, fresh, show_forgotten, policy
-    )
+    """A bench on a store and a device, both chosen as in `run`; see `Bench` for the other settings."""
+    return Bench(open_store(store), pick_device(device), progress or Silent(), **settings)
 
 
 def joint_seeds(first: int, count: int, **fixed: int | None) -> list[Seeds]:

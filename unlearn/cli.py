@@ -18,9 +18,13 @@ from unlearn.commands.words import (
     Device,
     Fresh,
     Json,
+    Measured,
     Minutes,
+    Oracles,
     Page,
     Plugins,
+    PolicyFile,
+    ShowForgotten,
     StorePath,
     load_plugins,
     own,
@@ -50,14 +54,9 @@ def run(
     train_seed: Annotated[int | None, fixed("of training")] = None,
     draw_seed: Annotated[int | None, fixed("of the forget draw")] = None,
     method_seed: Annotated[int | None, fixed("of the method")] = None,
-    oracles: Annotated[
-        int | None,
-        typer.Option(help="Retrained references, two give noise floors; default: the suite's.", min=1),
-    ] = None,
+    oracles: Oracles = None,
     preset: Annotated[str, typer.Option(help="Published setting, such as paper.")] = "",
-    metrics: Annotated[
-        str, typer.Option(help="Metrics, joined by commas; default: those of the suite.")
-    ] = "",
+    metrics: Measured = "",
     suite: Annotated[str, typer.Option(help="Set of metrics: basic, fast, standard or full.")] = DEFAULT,
     attack: Annotated[list[str] | None, tried()] = None,
     plugin: Plugins = None,
@@ -69,12 +68,8 @@ def run(
     group_column: Annotated[str | None, own("Column that names owners.")] = None,
     out: Annotated[Path | None, own("Where to write the unlearned weights.")] = None,
     html: Page = None,
-    show_forgotten: Annotated[
-        bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
-    ] = False,
-    policy: Annotated[
-        Path | None, typer.Option(help="TOML file with what must hold; default with standard and full: ours.")
-    ] = None,
+    show_forgotten: ShowForgotten = False,
+    policy: PolicyFile = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and stop.")] = False,
     device: Device = "auto",
     minutes: Minutes = None,

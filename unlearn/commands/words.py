@@ -20,6 +20,17 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Page = Annotated[Path | None, typer.Option(help="Where to write the page; default: in the store.")]
 Minutes = Annotated[float | None, typer.Option(help="Time that one unlearning call may take.", min=0)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Unlearn again what the store has.")]
+Oracles = Annotated[
+    int | None, typer.Option(help="Retrained references, two give noise floors; default: the suite's.", min=1)
+]
+Measured = Annotated[str, typer.Option(help="Metrics, joined by commas; default: those of the suite.")]
+ShowForgotten = Annotated[
+    bool, typer.Option("--show-forgotten", help="Picture forgotten examples in the page.")
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="TOML file with what must hold; default with standard and full: ours."),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="Python file that registers methods, metrics or attacks."),
