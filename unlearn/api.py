@@ -132,6 +132,22 @@ def replay(report: Report, on: Bench) -> tuple[Report, bool]:
     return _again(report, on, [metric_from(m) for m in report.recipe["metrics"]])
 
 
+def audit(report: Report, on: Bench, suite: str) -> Report:
+    """Measures the unlearned model of a report with a suite, against the same original and oracles.
+
+    Args:
+        report: Of any run.
+        on: Where to run.
+        suite: See `unlearn.suites`.
+
+    Raises:
+        BadValue: If the report was made on another type of device, or its weights are not in the store and the code of
+            today makes others.
+    """
+    pool = Pool(from_recipe(report.recipe["scenario"]), on.store, on.device, on.progress)
+    return _same(report, on, fitting(pool, suite), ORACLES[suite])
+
+
 def attack(report: Report, on: Bench, attacks: Sequence[Attack]) -> Report:
     """Attacks the unlearned model of a report, which comes from the store or is made again.
 
@@ -148,16 +164,21 @@ def attack(report: Report, on: Bench, attacks: Sequence[Attack]) -> Report:
             today makes others.
         Mismatch: If the model does not fit an attack.
     """
-    found, same = _again(report, on, [registry.metrics.get("erasure")(), *attacks])
+    return _same(report, on, [registry.metrics.get("erasure")(), *attacks])
+
+
+def _same(report: Report, on: Bench, metrics: Sequence[Metric], oracles: int = 1) -> Report:
+    """A report's run with other metrics, if its unlearned weights are the report's."""
+    found, same = _again(report, on, metrics, oracles)
     if not same:
         raise BadValue(
-            f"the weights of report {report.id[:12]} are not in the store, and its recipe makes others now; replay it first, or attack the folder of its weights"
+            f"the weights of report {report.id[:12]} are not in the store, and its recipe makes others now; replay it first, or give its weights"
         )
     return found
 
 
-def _again(report: Report, on: Bench, metrics: Sequence[Metric]) -> tuple[Report, bool]:
-    """A report's run with these metrics, and whether its unlearned weights are the report's."""
+def _again(report: Report, on: Bench, metrics: Sequence[Metric], oracles: int = 1) -> tuple[Report, bool]:
+    """A report's run with these metrics and so many oracles at least, and whether its unlearned weights are the report's."""
     recipe = report.recipe
     if recipe["device"] != on.device.type:
         raise BadValue(
@@ -168,7 +189,7 @@ def _again(report: Report, on: Bench, metrics: Sequence[Metric]) -> tuple[Report
         metric.accept(pool.template)
     method, seeds = method_from(recipe["method"]), Seeds(**recipe["seeds"])
     with threads(report.environment["threads"]):  # the order of sums depends on it
-        results = on.run(pool, method, metrics, seeds, max(1, len(recipe["oracles"])))
+        results = on.run(pool, method, metrics, seeds, max(oracles, len(recipe["oracles"])))
     found, done = results[recipe["step"]]
     return found, weights_hash(done.module.state_dict()) == report.weights["unlearned"]
 

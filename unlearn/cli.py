@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from unlearn.commands import attacks, console, evaluate, patches
+from unlearn.commands import attacks, console, evaluate, evidence, patches
 from unlearn.commands.words import (
     LARGEST_SEED,
     Device,
@@ -323,7 +323,8 @@ def build(argv: Sequence[str] = ()) -> typer.Typer:
     app.command("run")(with_method_options(run, words_of(argv) if asked == "run" else []))
     app.command("erase")(with_method_options(erase, words_of(argv, ERASER) if asked == "erase" else []))
     for name, function in (("methods", methods_), ("metrics", metrics_), ("attacks", attacks_), ("scenarios", scenarios_),
-                           ("show", show), ("attack", attacks.attack), ("evaluate", evaluate.evaluate), ("report", report),
+                           ("show", show), ("attack", attacks.attack), ("evaluate", evaluate.evaluate), ("audit", evidence.audit),
+                           ("oracles", evidence.oracles), ("policy", evidence.policy), ("report", report),
                            ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
         app.command(name)(function)
     store = typer.Typer(no_args_is_help=True, help="Look after the folder of results.")

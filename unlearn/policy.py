@@ -187,7 +187,7 @@ def _criterion(row: Mapping[str, Any], path: Path | None, known: set[str]) -> Cr
     if not isinstance(row["limit"], int | float) or isinstance(row["limit"], bool):
         raise BadValue(f"{where} has a limit {row['limit']!r}; give a number")
     for name in str(row["score"]).split("|"):
-        if name.partition("/")[0] not in known and name.partition("-original")[0] not in known:
+        if name.partition("/")[0] not in known:
             raise BadValue(
                 f"{where} names a score {name!r} of no metric that is known; `unlearn metrics` lists them"
             )
@@ -218,7 +218,7 @@ def _against_oracle(c: Criterion, found: Score) -> Finding:
     said = f"{found.value:.3g}, oracle {found.reference:.3g}"
     half = None if found.low is None or found.high is None else (found.high - found.low) / 2
     if c.rule == "within":
-        beyond = abs(found.value - found.reference) - c.limit
+        beyond = abs(found.value - found.reference) - c.limit - 1e-9
         if beyond <= 0 or half is None:
             return Finding(c, "pass" if beyond <= 0 else "fail", said)
         doubt = 2**0.5 * half

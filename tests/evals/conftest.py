@@ -10,6 +10,7 @@ from unlearn.data import Resident
 from unlearn.metric import Evidence, View
 from unlearn.sources import Arrays
 from unlearn.subjects.classifier import Classifier
+from unlearn.testing.tiny_crowds import again
 
 CLASSES = 4
 SIZES = {"forget": 40, "retain": 160, "fit": 80, "test": 80}
@@ -57,7 +58,7 @@ def evidence(handles, subjects, removed=(), **rest):
             "test_retain": View("test", (~gone).nonzero().flatten()),
         }
     kind = "class" if removed else "random"
-    return Evidence(subjects, handles, views, kind, tuple(removed), facts=FACTS, **rest)
+    return again(Evidence(subjects, handles, views, kind, tuple(removed), facts=FACTS, **rest))
 
 
 @pytest.fixture
@@ -87,6 +88,6 @@ def shuffled():
         orders = {name: torch.randperm(len(h), generator=rng) for name, h in ev.handles.items()}
         moved = {name: h.take(h.rows[orders[name]]) for name, h in ev.handles.items()}
         views = {name: replace(v, rows=orders[v.base].argsort()[v.rows]) for name, v in ev.views.items()}
-        return replace(ev, handles=moved, views=views, passes=Counter(), _memo={})
+        return again(ev, handles=moved, views=views, passes=Counter())
 
     return make

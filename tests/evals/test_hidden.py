@@ -40,7 +40,7 @@ def of(metric, ev):
 def test_accuracy_calls_it_forgotten_and_features_do_not(ev):
     found = of(Accuracy(), ev) | of(Cka(), ev) | of(Probe(), ev)
     assert found["accuracy/forget"].value == 0 and found["accuracy/test_retain"].value > 0.9
-    like = found["cka-original/forget"]
+    like = found["cka/forget-original"]
     assert like.value == pytest.approx(1.0) and like.reference < 0.95 and like.original == pytest.approx(1.0)
     assert found["cka/forget"].value == pytest.approx(found["cka/forget"].original)
     assert 0 < found["cka/forget"].floor <= 1

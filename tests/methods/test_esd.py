@@ -344,17 +344,17 @@ def test_a_jittered_time_lies_before_the_step_that_is_reached(sampling):
     times = {}
     for jitter in (False, True):
         told = encoded(s, split().concept)
-        method = ESD(sampling=sampling, batch_size=1, iterations=400, pool=400, jitter=jitter)
+        method = ESD(sampling=sampling, batch_size=1, iterations=100, pool=100, jitter=jitter)
         if sampling == "base":
             some = method._from_base(s, (told, told), 3, Run())
         else:
             some = method._from_student(s, (told, told), 3, Original([]), Run())
         times[jitter] = torch.cat([t for _, t, _, _ in some])
     reached = times[False].unique()
-    assert reached.tolist() == [0, 200, 400, 600, 800] and len(times[True].unique()) > 250
-    assert (times[True] // 200).bincount(minlength=5).tolist() == [80] * 5
+    assert reached.tolist() == [0, 200, 400, 600, 800] and len(times[True].unique()) > 80
+    assert (times[True] // 200).bincount(minlength=5).tolist() == [20] * 5
     assert int(times[True].min()) >= 0 and int(times[True].max()) < 1000
-    assert (times[True] % 200).double().mean() == pytest.approx(99.5, abs=5 * 57.7 / 20)
+    assert (times[True] % 200).double().mean() == pytest.approx(99.5, abs=5 * 57.7 / 10)
 
 
 def test_a_jittered_example_keeps_the_latent_and_has_the_target_of_its_time():

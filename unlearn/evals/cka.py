@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from unlearn.knobs import knob
-from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.metric import Aim, Ends, Evidence, Metric, Score
 from unlearn.ops.representations import cka, cka_debiased, cka_minibatch
 from unlearn.ops.sets import like_retain
+from unlearn.ops.stats import over_examples
 from unlearn.registry import metrics
 from unlearn.subject import EmbedsClasses
 
@@ -25,7 +26,7 @@ class Cka(Metric):
     """How alike the features of two models are; an edit of the last layer alone leaves them.
 
     ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) of centred penultimate features of one set, see `unlearn.ops.representations`. `cka/SET` is
-    the likeness with the oracle's; two oracles are the ceiling, printed as the floor. `cka-original/SET` is that with
+    the likeness with the oracle's; two oracles are the ceiling, printed as the floor. `cka/SET-original` is that with
     the original's, for which the oracle's own is the reference: a model that is liker than it kept what it should lose.
 
     References:
@@ -39,6 +40,7 @@ class Cka(Metric):
 
     needs: ClassVar[type] = EmbedsClasses
     basic: ClassVar[bool] = False
+    draws: int = knob(100, "bootstrap draws of an interval", ge=20)
     form: Literal["full", "debiased", "minibatch@uuef"] = knob("full", "how it is estimated")
 
     def measure(self, ev: Evidence) -> list[Score]:
@@ -50,7 +52,16 @@ class Cka(Metric):
             def between(a: str, b: str, where: str = where) -> float:
                 return FORMS[self.form](ev.features(a, where), ev.features(b, where))
 
-            rest: dict[str, Any] = {"metric": self.name, "variant": variant, "n": len(ev.y(where))}
-            found.append(ev.distance(f"cka/{where}", between, Aim.UP, **rest))
-            found.append(ev.level(f"cka-original/{where}", partial(between, "original"), Aim.MATCH, **rest))
+            n = len(ev.y(where))
+
+            def ends(who: str, where: str = where, n: int = n) -> Ends:
+                x, y = ev.features("unlearned", where), ev.features(who, where)
+                return over_examples(
+                    lambda rows: FORMS[self.form](x[rows], y[rows]), n, seed=ev.seed, draws=self.draws
+                )
+
+            rest: dict[str, Any] = {"metric": self.name, "variant": variant, "n": n}
+            found.append(ev.distance(f"cka/{where}", between, Aim.UP, partial(ends, "oracle"), **rest))
+            mine = partial(between, "original")
+            found.append(ev.level(f"cka/{where}-original", mine, Aim.MATCH, **rest, **ends("original")))
         return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.ensembles import CAP, epsilon, forgetting_quality
-from unlearn.ops.stats import ends_of_mean
+from unlearn.ops.stats import ends_of_mean, over_examples
 from unlearn.registry import metrics
 
 
@@ -51,18 +52,21 @@ class Epsilon(Metric):
         quality = {who: forgetting_quality(e, self.models) for who, e in eps.items()}
         floor = float(quality["floor"].mean())
         ratio = {who: q / floor if floor else q * float("nan") for who, q in quality.items()}
+        mine = eps["unlearned"].clamp_max(CAP)
+        ends = over_examples(
+            lambda rows: float(mine[torch.as_tensor(rows)].median()), len(mine), seed=ev.seed
+        )
+        middle = {who: float(e.clamp_max(CAP).median()) for who, e in eps.items()}
         return [
-            self._score("quality", ratio, Aim.UP, headline=True),
-            self._score("score", quality, Aim.UP),
-            self._score(
-                "median",
-                {who: e.clamp_max(CAP).quantile(0.5, keepdim=True) for who, e in eps.items()},
-                Aim.DOWN,
-            ),
+            self._score("quality", ratio, headline=True),
+            self._score("score", quality),
+            self._made("median", middle, Aim.DOWN, len(mine), **ends),
         ]
 
-    def _score(self, what: str, found: dict[str, Tensor], aim: Aim, **rest: object) -> Score:
-        value = {who: float(q.mean()) for who, q in found.items()}
+    def _score(self, what: str, found: dict[str, Tensor], **rest: Any) -> Score:
+        value, mine = {who: float(q.mean()) for who, q in found.items()}, found["unlearned"]
+        return self._made(what, value, Aim.UP, len(mine), **ends_of_mean(mine), **rest)
+
+    def _made(self, what: str, value: dict[str, float], aim: Aim, n: int, **rest: Any) -> Score:
         return Score(name=f"epsilon/{what}", metric=self.name, variant="double" if self.double else "single",
-                     value=value["unlearned"], original=value["original"], floor=value["floor"], aim=aim,
-                     n=len(found["unlearned"]), **ends_of_mean(found["unlearned"]), **rest)  # fmt: skip
+                     value=value["unlearned"], original=value["original"], floor=value["floor"], aim=aim, n=n, **rest)  # fmt: skip

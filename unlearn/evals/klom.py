@@ -18,7 +18,7 @@ from unlearn.registry import metrics
 
 @metrics.register("klom")
 class Klom(Metric):
-    """How far the margins that the method's models give each example lie from those of retrained models.
+    """How far each example's margins in the method's models lie from those in retrained ones.
 
     `models` originals of other seeds unlearn the same forget set, and as many oracles are trained. On the forget set, the
     retain set and held-out examples, the divergence of the former's margins from the latter's: mean and 95th percentile over

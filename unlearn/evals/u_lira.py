@@ -13,7 +13,7 @@ from unlearn.metric import Aim, Crowd, Evidence, Metric, Score
 from unlearn.ops.attacked import RATES
 from unlearn.ops.shadows import lira
 from unlearn.ops.stats import ends_of_mean
-from unlearn.ops.threshold import auc, tpr_at
+from unlearn.ops.threshold import auc
 from unlearn.registry import metrics
 
 
@@ -69,12 +69,17 @@ class ULira(Metric):
                      floor=floor, aim=Aim.DOWN, **ends_of_mean(mine), **rest)  # fmt: skip
 
     def _attacked(self, crowd: Crowd) -> dict[str, Tensor]:
-        """Area, accuracy and hits of the attack on each model, with shape (K,); rates over all models at once."""
+        """Area, accuracy and hits of the attack on each model, with shape (K,); thresholds are those of all."""
         seen, inside = crowd.margins("points"), crowd.inside("points")
         others = ~torch.eye(len(crowd), dtype=torch.bool)
         signal = [lira(seen[k], seen[o], inside[o], self.shared).numpy() for k, o in enumerate(others)]
         pairs = [(s[i], s[~i]) for s, i in zip(signal, inside.numpy(), strict=True)]
         rights = [((s > 0) == i).mean() for s, i in zip(signal, inside.numpy(), strict=True)]
-        members, strangers = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        hits = {f"tpr@{label}": torch.tensor([tpr_at(members, strangers, rate)]) for rate, label, _ in RATES}
+        outside = np.sort(np.concatenate([others for _, others in pairs]))[::-1]
+        hits = {
+            f"tpr@{label}": torch.tensor(
+                [(mine > outside[int(rate * len(outside))]).mean() for mine, _ in pairs]
+            )
+            for rate, label, _ in RATES
+        }
         return {"auc": torch.tensor([auc(*p) for p in pairs]), "accuracy": torch.tensor(rights), **hits}

@@ -75,8 +75,8 @@ def epsilon_of(fpr: Tensor, fnr: Tensor, delta: float = TINY) -> Tensor:
     nothing with so few models, as for one that is worse than chance.
 
     Example:
-        >>> round(float(epsilon_of(torch.tensor(0.1), torch.tensor(0.2))), 5)
-        2.07944
+        >>> round(float(epsilon_of(torch.tensor(0.1), torch.tensor(0.2))), 4)
+        2.0794
     """
     fpr, fnr = fpr.double(), fnr.double()
     first, second = ((1 - delta - a).clamp_min(0).log() - b.log() for a, b in ((fpr, fnr), (fnr, fpr)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearn.errors import StoreError
 from unlearn.report import Report, draw, grid
+from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Cell, Group, groups, number, seeds_text, spread
@@ -95,6 +96,7 @@ def section(group: Group, key: str) -> Data:
         "judged": judge(group),
         "lead": _lead(group),
         "tiles": _tiles(group),
+        "policy": held(group.reports),
         "strip": strip,
         "drawings": grid.drawings(first.figures.get("drawings")),
         "matrices": grid.matrices(first.figures.get("concepts", [])),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from unlearn.report import Report
+from unlearn.report.held import held
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Group, bounds, groups, number, seeds_text, spread
 from unlearn.report.verdict import criteria, judge, verdict
@@ -71,8 +72,20 @@ def _section(group: Group, alone: bool) -> list[str]:
         f"## {escape(group.label)}", "", *([] if alone else [f"{judge(group).words}. {escape(judge(group).text)}", ""]),
         *_table(columns, rows), "",
         f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.",
-        "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
+        *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
     ]  # fmt: skip
+
+
+def _policy(group: Group) -> list[str]:
+    """Lines of a table of what a policy asks."""
+    found = held(group.reports)
+    if found is None:
+        return []
+    rows = [
+        [escape(line.why or line.asked), line.mark, escape(f"{line.asked}; {line.said}")]
+        for line in found.lines
+    ]
+    return ["", escape(found.words), "", *_table(["criterion", "state", "numbers"], rows)]
 
 
 def _code(lines: Sequence[str]) -> list[str]:

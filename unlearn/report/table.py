@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from unlearn.report import Report
+from unlearn.report.held import Held, held
 from unlearn.report.summary import Cell, Group, bounds, groups, number
 from unlearn.report.verdict import LIMITS, judge, overall
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDE = 90  # columns of a terminal for scores with floors and intervals
 LABELS, WIDEST = 36, 15  # columns of a terminal: names, aim and oracle; one method
+STATES = {"pass": "green", "fail": "red", "cannot tell": "yellow"}
 STYLES = {"forgotten": "green", "not": "red", "visible": "red", "nothing": "red", "destroyed": "red"}
 
 
@@ -49,6 +51,19 @@ def one(console: Console, group: Group, every: bool = False) -> None:
     console.print()
     console.print(costs(group))
     console.print()
+    if (found := held(group.reports)) is not None:
+        asked(console, found)
+
+
+def asked(console: Console, found: Held) -> None:
+    """What a policy asks, criterion by criterion, and what the scores show."""
+    from rich.text import Text
+
+    for line in found.lines:
+        mark = Text(f"{line.mark}: ", style=f"bold {STATES[line.state]}")
+        console.print(mark + Text(f"{line.why or line.asked} ({line.asked}; {line.said})"))
+    console.print(Text(found.words, style="bold"))
+    console.print()
 
 
 def compare(console: Console, found: Sequence[Group]) -> None:
@@ -74,6 +89,9 @@ def _beside(found: Sequence[Group]) -> Table:
         _row(table, [name, first[name].score.aim.sign, number(reference), *cells])
     seconds = [number(sum(r.costs.seconds for r in g.reports) / len(g.reports)) for g in found]
     _row(table, ["seconds", "↓", "", *seconds])
+    policies = [held(g.reports) for g in found]
+    if any(policies):
+        _row(table, ["policy", "", "", *(p.state if p else "–" for p in policies)])
     _row(table, ["verdict", "", "", *("\n".join(wrap(judge(g).words, WIDEST - 2)) for g in found)])
     return table
 

@@ -1,0 +1,103 @@
+"""What a run takes, said before it starts: counts, what is there already, and predictions from timed steps."""
+
+import pytest
+import torch
+
+from unlearn import api, crew, plan
+from unlearn.bench import Bench
+from unlearn.crowds import Crowds
+from unlearn.metric import Metric
+from unlearn.pool import Pool
+from unlearn.registry import metrics
+from unlearn.scenario import Seeds, parse
+from unlearn.store import Store
+
+pytestmark = pytest.mark.xdist_group("crew")
+CPU = torch.device("cpu")
+SMALL = "digits/random=0.2,epochs=1"
+
+
+def wanting(**kinds):
+    """Metrics that ask for models."""
+    made = {"shadow": lambda n: metrics.get("iam")(shadows=n), "half": lambda n: metrics.get("lira")(models=n),
+            "audit": lambda n: metrics.get("u-lira")(models=n), "unlearned": lambda n: metrics.get("klom")(models=n)}  # fmt: skip
+    return [made[kind](n) for kind, n in kinds.items()]
+
+
+def found(on, text=SMALL, methods=("ssd",), seeds=(), oracles=1, measured=()):
+    pool = Pool(parse(text), on.store, CPU)
+    built = [api.build_method(m) for m in methods]
+    return plan.plan(on, pool, built, measured or [metrics.get("accuracy")()], seeds or [Seeds()], oracles)
+
+
+def counts(made):
+    return {i.what: (i.needed, i.there) for i in made.items}
+
+
+@pytest.fixture
+def on(tmp_path):
+    return Bench(Store(tmp_path), CPU)
+
+
+def test_crowds_of_several_metrics_are_one():
+    assert plan.together(wanting(shadow=4, half=6, unlearned=3)) == {"shadow": 6, "half": 6, "unlearned": 3}
+    assert plan.together([metrics.get("accuracy")()]) == {}
+
+
+def test_counts_by_hand(on):
+    """Two methods, two seeds: two originals and two oracles each; crowds of random draws differ where the draw does."""
+    measured = wanting(shadow=2, half=4, audit=4)
+    made = found(
+        on, methods=("ssd", "finetune"), seeds=(Seeds(0, 0, 0), Seeds(1, 1, 1)), oracles=2, measured=measured
+    )
+    assert counts(made) == {
+        "originals and oracles": (2 + 4, 0), "shadow models": (2 * 2, 0), "models on random halves": (4, 0),
+        "audit models": (4, 0), "calls of ssd": (2 * (1 + 4), 0), "calls of finetune": (2 * (1 + 4), 0), "evaluations": (4, 0),
+    }  # fmt: skip
+    assert made.seconds > 0 and made.disk > 6 * 4 * 100_000 and made.memory > 0
+    assert not list(on.store.entries("trained")), "nothing is trained"
+
+
+def test_what_is_there_is_not_planned_again(on):
+    measured = wanting(shadow=2)
+    api.sweep(on, [api.build_method("ssd")], parse(SMALL), [Seeds()], measured)
+    made = found(on, measured=measured)
+    assert counts(made) == {
+        "originals and oracles": (2, 2),
+        "shadow models": (2, 2),
+        "calls of ssd": (1, 1),
+        "evaluations": (1, 0),
+    }
+    assert made.seconds == made.items[-1].seconds and made.disk == 0
+
+
+def test_the_jobs_that_are_planned_are_those_that_are_trained(on, monkeypatch):
+    pool, measured = Pool(parse(SMALL), on.store, CPU), wanting(shadow=4, half=4)
+    _, crowd = plan._jobs(pool, [Seeds()], 1, plan.together(measured))
+    trial = pool.trial(Seeds())
+    trained = Crowds(pool, trial, lambda t: t)
+    for kind, jobs in crowd.items():
+        assert [plan._address(pool, j) for j in jobs] == [m.address for m in trained(kind, 4).models]
+
+
+def test_times_are_those_that_were_measured(on, monkeypatch):
+    monkeypatch.setattr(
+        plan, "measured", lambda _pool, jobs: {"alone": 10.0 * len(jobs), "processes": 4.0 * len(jobs)}
+    )
+    monkeypatch.setattr(plan, "_timed", lambda *_: 7.0)
+    made = {i.what: i for i in found(on, measured=wanting(shadow=2, audit=4)).items}
+    assert made["originals and oracles"].seconds == 20.0 and made["shadow models"].seconds == 8.0
+    assert made["calls of ssd"].seconds == 5 * 7.0
+    assert made["evaluations"].seconds == pytest.approx(plan.EVALUATION * (2 + 0.05 * (3 + 6)))
+
+
+def test_a_models_that_nobody_can_train_are_not_planned(on, monkeypatch):
+    monkeypatch.setattr(Pool, "can_train", lambda _: False)
+    assert set(counts(found(on))) == {"calls of ssd", "evaluations"}
+
+
+def test_ways_to_train_are_compared(on):
+    pool = Pool(parse(SMALL), on.store, CPU)
+    jobs = list(plan._jobs(pool, [Seeds()], 3, {})[0])
+    assert set(crew.measured(pool, jobs)) >= {"alone"}
+    assert Metric.wants is not metrics.get("iam").wants

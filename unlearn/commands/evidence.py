@@ -1,0 +1,136 @@
+"""Commands about evidence: audit, oracles, policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unlearn.commands import console
+from unlearn.commands.words import (
+    LARGEST_SEED,
+    Device,
+    Json,
+    Oracles,
+    Page,
+    Plugins,
+    PolicyFile,
+    StorePath,
+    load_plugins,
+)
+from unlearn.errors import BadValue
+from unlearn.suites import ORACLES, extras
+
+if TYPE_CHECKING:
+    from unlearn.bench import Bench
+    from unlearn.report import Report
+
+KINDS = ("shadow", "half", "audit")
+Seed = Annotated[int, typer.Option(help="Seed of training and forget draw.", min=0, max=LARGEST_SEED)]
+
+
+def audit(
+    target: Annotated[
+        str, typer.Argument(metavar="REPORT|WEIGHTS", help="A report, or weights that somebody unlearned.")
+    ],
+    scenario: Annotated[
+        str, typer.Option(help="With weights: data, model and request that they are for.")
+    ] = "",
+    suite: Annotated[str, typer.Option(help="Set of metrics: basic, fast, standard or full.")] = "standard",
+    seed: Seed = 0,
+    oracles: Oracles = None,
+    policy: PolicyFile = None,
+    plugin: Plugins = None,
+    html: Page = None,
+    device: Device = "auto",
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Gather evidence on an unlearned model that is there already, somebody else's too."""
+    from unlearn import api
+    from unlearn.commands import runs
+
+    load_plugins(plugin)
+    extras(suite)
+    held = runs.policy(policy, suite)
+    with console.bars() as bars:
+        on = api.bench(store, device, bars, policy=held)
+        if Path(target).exists() and not target.endswith(".json"):
+            made = _of_weights(Path(target), scenario, suite, seed, oracles, on)
+        else:
+            made = _of_reports(target, scenario, suite, on)
+    runs.show(made, runs.write_page(made, html, on.store), None, json)
+
+
+def _of_weights(
+    path: Path, scenario: str, suite: str, seed: int, oracles: int | None, on: Bench
+) -> list[Report]:
+    from unlearn import api
+    from unlearn.methods.given import Given, weights_for
+    from unlearn.patch import weights_hash
+    from unlearn.pool import Pool
+
+    if not scenario:
+        raise BadValue(f"nothing says what {path} forgot; name data, model and request with --scenario")
+    asked, where = api.as_scenario(scenario), str(path.resolve())
+    pool = Pool(asked, on.store, on.device)
+    digest = weights_hash(weights_for(pool.template.module, where))
+    metrics = [m for m in api.fitting(pool, suite) if not {"unlearned", "audit"} & m.wants().keys()]
+    given, seeds = Given(weights=where, sha256=digest), api.joint_seeds(seed, 1)
+    return [r for r, _ in api.sweep(on, [given], asked, seeds, metrics, oracles or ORACLES[suite])]
+
+
+def _of_reports(target: str, scenario: str, suite: str, on: Bench) -> list[Report]:
+    from unlearn import api
+    from unlearn.commands.pages import load
+
+    if scenario:
+        raise BadValue("a report knows its scenario by itself; leave out --scenario, or give the weights")
+    return [api.audit(report, on, suite) for report in load([target], on.store)]
+
+
+def oracles(
+    scenario: Annotated[str, typer.Argument(help="Data, model and request, see `unlearn scenarios`.")],
+    n: Annotated[int, typer.Option("--n", help="How many models.", min=1)] = 8,
+    kind: Annotated[
+        str, typer.Option(help="shadow: retrained without the forget set; half or audit: on random halves.")
+    ] = "shadow",
+    seed: Seed = 0,
+    plugin: Plugins = None,
+    device: Device = "auto",
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Train a pool of models ahead of time; every later run with these seeds uses it."""
+    from unlearn import api, crew, crowds
+    from unlearn.pool import Pool
+    from unlearn.scenario import Seeds
+
+    if kind not in KINDS:
+        raise BadValue(f"no kind of models called {kind!r}; choose one of {', '.join(KINDS)}")
+    load_plugins(plugin)
+    with console.bars() as bars:
+        on = api.bench(store, device, bars)
+        pool = Pool(api.as_scenario(scenario), on.store, on.device, on.progress)
+        if not pool.can_train():
+            raise BadValue(f"{pool.scenario.name} has no training recipe, so no oracle can be trained")
+        _, forget, before = pool.draw(Seeds(seed, seed, seed), 0)
+        jobs = crowds.jobs(kind, n, forget, ~(forget | before))
+        missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
+        models = crew.train_all(pool, jobs, kind)
+    if json:
+        console.say_json(
+            {"kind": kind, "needed": n, "trained": len(missing), "models": [m.address for m in models]}
+        )
+        return
+    console.say(
+        f"{n} {kind} models of {pool.scenario}: {len(missing)} trained now, {n - len(missing)} were there"
+    )
+
+
+def policy() -> None:
+    """Print the default policy, to start your own from."""
+    from unlearn.policy import DEFAULT
+
+    console.say(DEFAULT.rstrip())
