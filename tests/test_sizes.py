@@ -20,6 +20,7 @@ WORDS_OF_COMMANDS = {
     "cli.py",
     "commands/attacks.py",
     "commands/evaluate.py",
+    "commands/evidence.py",
 }  # a command's parameters are its options
 
 
