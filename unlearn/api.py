@@ -172,7 +172,7 @@ def _same(report: Report, on: Bench, metrics: Sequence[Metric], oracles: int = 1
     found, same = _again(report, on, metrics, oracles)
     if not same:
         raise BadValue(
-            f"the weights of report {report.id[:12]} are not in the store, and its recipe makes others now; replay it first, or give its weights"
+            f"the weights of report {report.id[:12]} are not in the store, and its recipe makes others now; replay it first, or give the folder of its weights"
         )
     return found
 

@@ -324,7 +324,7 @@ def build(argv: Sequence[str] = ()) -> typer.Typer:
     app.command("erase")(with_method_options(erase, words_of(argv, ERASER) if asked == "erase" else []))
     for name, function in (("methods", methods_), ("metrics", metrics_), ("attacks", attacks_), ("scenarios", scenarios_),
                            ("show", show), ("attack", attacks.attack), ("evaluate", evaluate.evaluate), ("audit", evidence.audit),
-                           ("oracles", evidence.oracles), ("policy", evidence.policy), ("report", report),
+                           ("oracles", evidence.oracles), ("policy", evidence.policy), ("difficulty", evidence.difficulty), ("report", report),
                            ("compare", compare), ("replay", replay), ("check", check)):  # fmt: skip
         app.command(name)(function)
     store = typer.Typer(no_args_is_help=True, help="Look after the folder of results.")

@@ -13,12 +13,12 @@ SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {"iam": {}, "cka": {}},
     "standard": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 16}, "rmia": {"models": 16},
-        "klom": {"models": 8}, "u-lira": {"models": 16}, "recovery": {}, "relearn": {}, "mia-svc": {},
+        "klom": {"models": 8}, "u-lira": {"models": 16}, "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {},
     },
     "full": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 64, "shared": False}, "rmia": {"models": 64},
         "klom": {"models": 100, "form": "binned"}, "epsilon": {"models": 100}, "u-lira": {"models": 64, "shared": False},
-        "recovery": {}, "relearn": {}, "mia-svc": {}, "mia-logistic": {},
+        "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {}, "mia-logistic": {},
     },
 }  # fmt: skip
 """From the quickest to the strongest; those that need models of their own are left out where none can be trained."""

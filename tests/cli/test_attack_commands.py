@@ -132,7 +132,9 @@ def test_a_report_whose_weights_cannot_be_made_again_is_refused(unlearn, erased,
     path = tmp_path / "report.json"
     other = {**erased[0].weights, "unlearned": "0" * 64}
     erased[0].model_copy(update={"weights": other}).save(path)
-    refused(unlearn("attack", path, *TRY, at=at / "store"), "are not in the store", "attack the folder")
+    refused(
+        unlearn("attack", path, *TRY, at=at / "store"), "are not in the store", "the folder of its weights"
+    )
 
 
 def test_a_folder_is_attacked_as_the_report_that_wrote_it(unlearn, erased, at):

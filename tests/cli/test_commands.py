@@ -72,7 +72,7 @@ def test_every_command_has_json():
             yield name, {option for p in command.params for option in p.opts}
 
     found = dict(leaves(typer.main.get_command(cli.build()), "unlearn"))
-    assert len(found) == 25
+    assert len(found) == 26
     assert [name for name, options in found.items() if "--json" not in options] == []
 
 

@@ -50,7 +50,7 @@ def test_ctrl_c_while_the_original_trains_leaves_nothing_half_done(tmp_path):
 
 
 def test_ctrl_c_while_the_oracle_trains_keeps_the_original(tmp_path):
-    words = ["run", "ssd", "--scenario", "digits/class=3,epochs=40", "--metrics", "accuracy"]
+    words = ["run", "ssd", "--scenario", "digits/class=3,epochs=18", "--metrics", "accuracy"]
     process = start(tmp_path, *words)
     wait_for(lambda: trained(tmp_path) and list(tmp_path.glob(".draft-*")))
     interrupt(process)

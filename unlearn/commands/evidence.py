@@ -129,8 +129,50 @@ def oracles(
     )
 
 
-def policy() -> None:
+def difficulty(
+    scenario: Annotated[str, typer.Argument(help="Data and model; its request does not matter.")],
+    out: Annotated[Path, typer.Option(help="File of positions to write, for --forget.")],
+    share: Annotated[
+        float, typer.Option(help="Share of the training set to choose.", min=0.0, max=1.0)
+    ] = 0.1,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="memorised: right if seen, wrong if not; easy: the reverse; alike: one neighbourhood."
+        ),
+    ] = "memorised",
+    models: Annotated[int, typer.Option(help="Models on random halves; an even number.", min=2)] = 16,
+    seed: Seed = 0,
+    device: Device = "auto",
+    store: StorePath = None,
+    json: Json = False,
+) -> None:
+    """Choose a forget set that is hard, and write its positions to a file."""
+    from unlearn import api, hard
+    from unlearn.pool import Pool
+
+    with console.bars() as bars:
+        on = api.bench(store, device, bars)
+        found = hard.choose(
+            Pool(api.as_scenario(scenario), on.store, on.device, on.progress), by, share, models, seed
+        )
+    try:
+        out.write_text("".join(f"{i}\n" for i in found.positions))
+    except OSError as err:
+        raise BadValue(f"cannot write {out}: {err.strerror or err}; choose another place with --out") from err
+    if json:
+        console.say_json({"by": by, "n": len(found.positions), "mean": found.mean, "of_all": found.of_all})
+        return
+    console.say(f"{len(found.positions)} positions in {out}: {found.said}. Use them with --forget {out}")
+
+
+def policy(json: Json = False) -> None:
     """Print the default policy, to start your own from."""
+    import tomllib
+
     from unlearn.policy import DEFAULT
 
-    console.say(DEFAULT.rstrip())
+    if json:
+        console.say_json(tomllib.loads(DEFAULT))
+    else:
+        console.say(DEFAULT.rstrip())

@@ -94,7 +94,7 @@ def check_other_seed(cls: Cls, tiny: Tiny) -> None:
 
     Batches are smaller than the forget set: in one batch of all, a shuffle makes no difference.
     """
-    knobs = _resized(cls, _nearly_all(tiny))
+    knobs = (*_resized(cls, _nearly_all(tiny)), *_brief(cls))
     a, b = (outcome(cls, tiny.name, seed, knobs, "small") for seed in (0, 1))
     equal = same(_made(a), _made(b))
     if cls.deterministic:
@@ -126,7 +126,7 @@ def check_finite(cls: Cls, tiny: Tiny) -> None:
 def check_reads_declared(cls: Cls, tiny: Tiny) -> None:
     """It reads only what it declares."""
     try:
-        outcome(cls, tiny.name, how="sealed")
+        outcome(cls, tiny.name, knobs=_brief(cls), how="sealed")
     except SealedError as err:
         raise AssertionError(str(err)) from None
 
@@ -321,6 +321,13 @@ def _resized(cls: Cls, size: int) -> tuple[tuple[str, Any], ...]:
     share = min([1.0, *(size / getattr(value, name) for name, size in sizes.items())])
     rates = [k.name for k in cls.knobs() if k.type is float and (k.name == "lr" or k.name.endswith("_lr"))]
     return (*sizes.items(), *((name, share * getattr(value, name)) for name in rates))
+
+
+def _brief(cls: Cls) -> tuple[tuple[str, Any], ...]:
+    """As few iterations as the method would be tuned with, for checks that do not need it to work."""
+    value = cls()
+    low = {k.name: k.search[0] for k in cls.knobs() if k.name == "iterations" and k.search}
+    return tuple((name, int(n)) for name, n in low.items() if n < getattr(value, name))
 
 
 def _not_finite(out: Outcome) -> list[str]:
