@@ -16,6 +16,8 @@ from unlearn.ops.threshold import auc, auc_interval, tpr_at
 Signal = Callable[[str, str], Floats]
 """From a model and a set to a number for each example, larger for members."""
 
+POWERLESS = 0.05
+"""An attack that tells the original from the oracle by less in area says nothing of a method."""
 RATES = ((0.1, "10%", 30), (0.01, "1%", 300), (0.001, "0.1%", 3000))
 """False-positive rate, its name, and the held-out examples it takes to rest on three false positives."""
 
@@ -48,7 +50,7 @@ class Attacked:
         sets = ("forget", "audit_fit", "audit")
         yield ev.level(
             f"{self.name}/auc", lambda who: auc(of(who, "forget"), of(who, "audit")), Aim.MATCH,
-            metric=self.metric, n=n_f + n_a, headline=self.headline, **self._ends("forget", "audit"),
+            metric=self.metric, n=n_f + n_a, headline=self.headline, note=self._power(), **self._ends("forget", "audit"),
         )  # fmt: skip
         if n_f > 1:
             yield ev.level(
@@ -64,6 +66,17 @@ class Attacked:
                 f"{self.name}/auc-retain", lambda who: auc(of(who, "retain"), of(who, held)), Aim.MATCH,
                 metric=self.metric, n=len(ev.y("retain")) + len(ev.y(held)), **self._ends("retain", held),
             )  # fmt: skip
+
+    def _power(self) -> str:
+        """What a reader must know of an attack that does not even tell the original from the oracle."""
+        if not self.ev.has_oracle:
+            return ""
+        before, oracle = (
+            auc(self.of(who, "forget"), self.of(who, "audit")) for who in ("original", "oracle")
+        )
+        if abs(before - oracle) >= POWERLESS:
+            return ""
+        return f"powerless: it does not tell the original, {before:.2f}, from the oracle, {oracle:.2f}"
 
     def _refused(self, what: str, why: str, n: int) -> Score:
         return Score(
