@@ -85,24 +85,27 @@ def faster(pool: Pool, jobs: Sequence[Job]) -> Way:
 def measured(pool: Pool, jobs: Sequence[Job]) -> dict[str, float]:
     """Predicted seconds of each way that can train some models, from a few steps of each.
 
-    Steps are timed once for a recipe, a device and a number of cores; the number of models enters afterwards.
+    Steps are timed once for a recipe, a device and a number of cores; numbers of steps and models enter afterwards.
     """
+    own = getattr(pool.fresh(0), "recipe", None)
+    if not isinstance(own, SGD):
+        return {"alone": 0.0}
     recipe = {
-        "what": "speed", "scenario": pool.scenario.name, "options": pool.scenario.options(),
-        "recipe": pool.recipe(jobs[0].keep, 0)["recipe"], "device": pool.device.type, "cores": cores(),
-        "torch": torch.__version__, "rows": int(jobs[0].keep.sum()),
+        "what": "speed", "scenario": pool.scenario.name, "options": pool.scenario.options(), "recipe": own.describe(),
+        "device": pool.device.type, "cores": cores(), "torch": torch.__version__,
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        (folder / "seconds.json").write_text(json.dumps(_timed(pool, jobs[0].keep)))
+        (folder / "seconds.json").write_text(json.dumps(_timed(pool, own)))
 
-    one = read_json(pool.store.build("measured", recipe, make) / "seconds.json")
+    step = read_json(pool.store.build("measured", recipe, make) / "seconds.json")
+    steps = [own.epochs * -(-int(j.keep.sum()) // own.batch_size) for j in jobs]
     n, crew = len(jobs), min(cores(), len(jobs))
-    found = {"alone": n * one["alone"]}
-    if crew > 1 and "single" in one and _movable(pool):
-        found["processes"] = STARTING + -(-n // crew) * one["single"]
-    if "side-by-side" in one and len({int(j.keep.sum()) for j in jobs}) == 1:
-        found["side-by-side"] = n * one["side-by-side"]
+    found = {"alone": sum(steps) * step["alone"]}
+    if crew > 1 and _movable(pool):
+        found["processes"] = STARTING + -(-n // crew) * max(steps) * step["single"]
+    if "side-by-side" in step and len({int(j.keep.sum()) for j in jobs}) == 1:
+        found["side-by-side"] = sum(steps) * step["side-by-side"]
     return found
 
 
@@ -118,22 +121,19 @@ def _movable(pool: Pool) -> bool:
     return ours and pool.device.type == "cpu"
 
 
-def _timed(pool: Pool, keep: Tensor) -> dict[str, float]:
-    """Seconds of one model with all threads, with one, and of each of several side by side, from a few steps of each."""
-    recipe = getattr(pool.fresh(0), "recipe", None)
-    if not isinstance(recipe, SGD):
-        return {"alone": 0.0}
-    rows = keep.nonzero().flatten()
-    some = rows[: STEPS * recipe.batch_size]
-    handle, brief = pool.shelf.of(pool.material.train, some), SGD(**{**recipe.to_dict(), "epochs": 1})
-    whole = recipe.epochs * -(-len(rows) // recipe.batch_size) / -(-len(some) // recipe.batch_size)
+def _timed(pool: Pool, recipe: SGD) -> dict[str, float]:
+    """Seconds of a step of one model with all threads, with one, and of each of several side by side."""
+    handle = pool.shelf.of(
+        pool.material.train, torch.arange(len(pool.material.train.rows))[: STEPS * recipe.batch_size]
+    )
+    brief, steps = SGD(**{**recipe.to_dict(), "epochs": 1}), -(-len(handle) // recipe.batch_size)
 
     def one() -> None:
         brief.fit(pool.fresh(0), handle, Run(device=pool.device))
 
-    found = {"alone": whole * _seconds(one)}
+    found = {"alone": _seconds(one) / steps}
     with threads(1):
-        found["single"] = whole * _seconds(one)
+        found["single"] = _seconds(one) / steps
     runs = [Run(k, pool.device) for k in range(SIDE_BY_SIDE // 2)]
     try:
         taken = _seconds(
@@ -141,7 +141,7 @@ def _timed(pool: Pool, keep: Tensor) -> dict[str, float]:
         )
     except (Mismatch, RuntimeError):
         return found
-    return {**found, "side-by-side": whole * taken / len(runs)}
+    return {**found, "side-by-side": taken / steps / len(runs)}
 
 
 def _seconds(work: Callable[[], None]) -> float:
