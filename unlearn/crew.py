@@ -31,7 +31,7 @@ from unlearn.store import read_json
 from unlearn.subject import Classifies
 
 Way = Literal["alone", "side-by-side", "processes"]
-SIDE_BY_SIDE = 16  # models in one network
+SIDE_BY_SIDE = 8  # models in one network
 WORTH = 3  # models from which on it pays to do anything but train one after another
 STARTING = 6.0  # seconds that a process takes to start
 STEPS = 4  # of training that are timed
@@ -134,7 +134,7 @@ def _timed(pool: Pool, recipe: SGD) -> dict[str, float]:
     found = {"alone": _seconds(one) / steps}
     with threads(1):
         found["single"] = _seconds(one) / steps
-    runs = [Run(k, pool.device) for k in range(SIDE_BY_SIDE // 2)]
+    runs = [Run(k, pool.device) for k in range(SIDE_BY_SIDE)]
     try:
         taken = _seconds(
             lambda: brief.fit_together([pool.fresh(r.seed) for r in runs], [handle] * len(runs), runs)

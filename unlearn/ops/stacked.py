@@ -69,7 +69,7 @@ def unstack(stacked: nn.Module, modules: Sequence[nn.Module]) -> None:
     for name, value in stacked.state_dict().items():
         for k, state in enumerate(states):
             own = state[name]
-            part = value if value.ndim == 0 else value.view(m, *own.shape)[k]
+            part = value if value.ndim == 0 else value.reshape(m, *own.shape)[k]
             own.copy_(part)
 
 
