@@ -15,7 +15,7 @@ from unlearn.crew import Job, faster, measured, train_all
 from unlearn.errors import UnlearnError
 from unlearn.patch import load_tensors
 from unlearn.pool import Pool
-from unlearn.runtime import threads
+from unlearn.runtime import Run, threads
 from unlearn.scenario import parse
 from unlearn.store import Store, address
 
@@ -56,16 +56,16 @@ def test_processes_train_bit_for_bit_what_one_thread_trains(alone, tmp_path):
         assert all(torch.equal(p, b[n]) for n, p in a.items())
 
 
-def test_side_by_side_they_are_the_same_up_to_rounding(alone, tmp_path):
-    """In float32, where rounding grows step by step, to a tenth of a weight at most; another seed differs by its whole size."""
-    pool = pool_at(tmp_path)
-    found = weights(train_all(pool, jobs(pool), "half-in", "side-by-side"))
-    for k, (a, b) in enumerate(zip(alone, found, strict=True)):
-        other = alone[k - 1]
-        for name, p in a.items():
-            if name.endswith("weight") and p.ndim > 1:
-                apart, strange = ((p - q[name]).norm() / p.norm() for q in (b, other))
-                assert apart < 0.1 < 0.5 < strange, name
+def test_side_by_side_they_are_what_the_recipe_makes_of_them_together(tmp_path):
+    """Bit for bit, each with its own seed and set; that this is training each alone is tests/test_stacked.py's."""
+    pool, some = pool_at(tmp_path), jobs(pool_at(tmp_path))
+    expected = [pool.fresh(j.seed) for j in some]
+    handles = [pool.shelf.of(pool.material.train, j.keep) for j in some]
+    expected[0].recipe.fit_together(expected, handles, [Run(j.seed) for j in some])
+    found = weights(train_all(pool, some, "half-in", "side-by-side"))
+    for s, b in zip(expected, found, strict=True):
+        assert all(torch.equal(p, b[n]) for n, p in s.module.state_dict().items())
+    assert not torch.equal(found[0]["conv1.weight"], found[1]["conv1.weight"])
 
 
 def test_what_is_there_is_not_made_again(alone, tmp_path, monkeypatch):

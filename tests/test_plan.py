@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from unlearn import api, crew, plan
+from unlearn import api, crew, crowds, plan
 from unlearn.bench import Bench
 from unlearn.crowds import Crowds
-from unlearn.metric import Metric
 from unlearn.pool import Pool
 from unlearn.registry import metrics
 from unlearn.scenario import Seeds, parse
@@ -28,6 +27,12 @@ def found(on, text=SMALL, methods=("ssd",), seeds=(), oracles=1, measured=()):
     pool = Pool(parse(text), on.store, CPU)
     built = [api.build_method(m) for m in methods]
     return plan.plan(on, pool, built, measured or [metrics.get("accuracy")()], seeds or [Seeds()], oracles)
+
+
+def masks(pool):
+    """What is forgotten and what is kept."""
+    _, forget, _ = pool.draw(Seeds(), 0)
+    return forget, ~forget
 
 
 def counts(made):
@@ -96,8 +101,9 @@ def test_a_models_that_nobody_can_train_are_not_planned(on, monkeypatch):
     assert set(counts(found(on))) == {"calls of ssd", "evaluations"}
 
 
-def test_ways_to_train_are_compared(on):
+def test_predictions_grow_with_the_number_of_models(on):
     pool = Pool(parse(SMALL), on.store, CPU)
-    jobs = list(plan._jobs(pool, [Seeds()], 3, {})[0])
-    assert set(crew.measured(pool, jobs)) >= {"alone"}
-    assert Metric.wants is not metrics.get("iam").wants
+    few, many = (crew.measured(pool, crowds.jobs("shadow", n, *masks(pool))) for n in (4, 8))
+    assert all(seconds > 0 for seconds in few.values())
+    for way in ("alone", "side-by-side"):
+        assert many[way] == pytest.approx(2 * few[way])

@@ -62,14 +62,18 @@ def train_all(pool: Pool, jobs: Sequence[Job], what: str, way: Way | None = None
     Raises:
         UnlearnError: If a model cannot be trained; those that were done before are kept.
     """
-    missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
-    if missing:
-        chosen = way or faster(pool, missing)
-        run = Run(device=pool.device, progress=pool.progress, task=f"train {len(missing)} {what} models")
+    if todo := missing(pool, jobs):
+        chosen = way or faster(pool, todo)
+        run = Run(device=pool.device, progress=pool.progress, task=f"train {len(todo)} {what} models")
         make = {"alone": _alone, "side-by-side": _side_by_side, "processes": _in_processes}[chosen]
-        for _ in run.track(make(pool, missing, what), "train", len(missing)):
+        for _ in run.track(make(pool, todo, what), "train", len(todo)):
             pass
     return [pool.trained(j.keep, j.seed, what) for j in jobs]
+
+
+def missing(pool: Pool, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs whose models the store does not have."""
+    return [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
 
 
 def faster(pool: Pool, jobs: Sequence[Job]) -> Way:
@@ -77,12 +81,10 @@ def faster(pool: Pool, jobs: Sequence[Job]) -> Way:
     if len(jobs) < WORTH:
         return "alone"
     seconds = measured(pool, jobs)
-    known = {way: seconds[way] for way in ("alone", "side-by-side", "processes") if way in seconds}
-    least: Way = min(known, key=lambda way: known[way])
-    return least
+    return min(seconds, key=lambda way: seconds[way])
 
 
-def measured(pool: Pool, jobs: Sequence[Job]) -> dict[str, float]:
+def measured(pool: Pool, jobs: Sequence[Job]) -> dict[Way, float]:
     """Predicted seconds of each way that can train some models, from a few steps of each.
 
     Steps are timed once for a recipe, a device and a number of cores; numbers of steps and models enter afterwards.
@@ -101,7 +103,7 @@ def measured(pool: Pool, jobs: Sequence[Job]) -> dict[str, float]:
     step = read_json(pool.store.build("measured", recipe, make) / "seconds.json")
     steps = [own.epochs * -(-int(j.keep.sum()) // own.batch_size) for j in jobs]
     n, crew = len(jobs), min(cores(), len(jobs))
-    found = {"alone": sum(steps) * step["alone"]}
+    found: dict[Way, float] = {"alone": sum(steps) * step["alone"]}
     if crew > 1 and _movable(pool):
         found["processes"] = STARTING + -(-n // crew) * max(steps) * step["single"]
     if "side-by-side" in step and len({int(j.keep.sum()) for j in jobs}) == 1:
@@ -163,11 +165,11 @@ def _side_by_side(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
     """Trains equally many examples in one network, `SIDE_BY_SIDE` models at a time."""
     for k in range(0, len(jobs), SIDE_BY_SIDE):
         some = jobs[k : k + SIDE_BY_SIDE]
-        subjects: list[Classifies] = [pool.fresh(j.seed) for j in some]
+        subjects: list[Any] = [pool.fresh(j.seed) for j in some]
         handles = [pool.shelf.of(pool.material.train, j.keep) for j in some]
-        started, recipe = time.perf_counter(), getattr(subjects[0], "recipe")  # noqa: B009
+        started = time.perf_counter()
         with seeded_globals(some[0].seed, pool.device):
-            recipe.fit_together(subjects, handles, [Run(j.seed, pool.device) for j in some])
+            subjects[0].recipe.fit_together(subjects, handles, [Run(j.seed, pool.device) for j in some])
         seconds = (time.perf_counter() - started) / len(some)
         for job, subject in zip(some, subjects, strict=True):
             _publish(pool, job, subject, seconds, what)

@@ -11,7 +11,7 @@ import torch
 
 from unlearn import crowds
 from unlearn.bench import Bench, lend
-from unlearn.crew import Job, measured
+from unlearn.crew import Job, measured, missing
 from unlearn.data import Resident
 from unlearn.method import Method
 from unlearn.metric import Metric
@@ -148,13 +148,12 @@ def _address(pool: Pool, job: Job) -> str:
 
 
 def _training(pool: Pool, what: str, jobs: Sequence[Job], at_once: bool) -> Item:
-    missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
-    seconds = 0.0
-    if missing:
-        ways = measured(pool, missing)
+    todo, seconds = missing(pool, jobs), 0.0
+    if todo:
+        ways = measured(pool, todo)
         seconds = min(ways.values()) if at_once else ways["alone"]
     size = sum(t.nbytes for t in pool.template.module.state_dict().values())
-    return Item(what, len(jobs), len(jobs) - len(missing), seconds, len(missing) * size)
+    return Item(what, len(jobs), len(jobs) - len(todo), seconds, len(todo) * size)
 
 
 def _unlearning(on: Bench, pool: Pool, method: Method[Any], n: int, seeds: Seeds) -> Item:

@@ -117,16 +117,12 @@ def oracles(
             raise BadValue(f"{pool.scenario.name} has no training recipe, so no oracle can be trained")
         _, forget, before = pool.draw(Seeds(seed, seed, seed), 0)
         jobs = crowds.jobs(kind, n, forget, ~(forget | before))
-        missing = [j for j in jobs if pool.store.find("trained", pool.recipe(j.keep, j.seed)) is None]
+        new = len(crew.missing(pool, jobs))
         models = crew.train_all(pool, jobs, kind)
     if json:
-        console.say_json(
-            {"kind": kind, "needed": n, "trained": len(missing), "models": [m.address for m in models]}
-        )
+        console.say_json({"kind": kind, "needed": n, "trained": new, "models": [m.address for m in models]})
         return
-    console.say(
-        f"{n} {kind} models of {pool.scenario}: {len(missing)} trained now, {n - len(missing)} were there"
-    )
+    console.say(f"{n} {kind} models of {pool.scenario}: {new} trained now, {n - new} were there")
 
 
 def difficulty(
