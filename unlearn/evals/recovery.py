@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from unlearn.data import Batch
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.relearning import descending
 from unlearn.ops.rounding import pruned, rounded
 from unlearn.ops.stats import wilson
 from unlearn.registry import metrics
@@ -85,17 +87,9 @@ class Recovery(Metric):
         """Accuracy of a copy on the rest after each step of learning some examples."""
         subject: Any = ev.subjects[who].clone()
         batch, others = _rows(ev, shown), _rows(ev, rest)
-        params = [p for p in subject.module.parameters() if p.requires_grad]
-        velocity, found = [torch.zeros_like(p) for p in params], []
-        for _ in range(self.steps):
-            with mode(subject.module, train=False):
-                loss = subject.loss(batch, Generator(batch.index.device).manual_seed(0)).mean()
-                grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
-            with torch.no_grad():
-                for p, v, g in zip(params, velocity, grads, strict=True):
-                    p.sub_(v.mul_(0.9).add_(g), alpha=self.lr)
-            found.append(_accuracy(subject, others))
-        return found
+        losses = descending(subject, batch, self.lr, ev.seed)
+        next(losses)  # before the first step
+        return [_accuracy(subject, others) for _ in itertools.islice(losses, self.steps)]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import ClassVar, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Generator
 from unlearn.data import Batch
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.relearning import descending
 from unlearn.registry import metrics
 from unlearn.subject import HasLoss, mode
 
@@ -103,20 +105,8 @@ def steps_to(subject: HasLoss, batch: Batch, target: float, lr: float, cap: int,
         cap: Most steps; returned as well when the target is not reached or the loss is not finite.
         seed: For losses that draw.
     """
-    params = [p for p in subject.module.parameters() if p.requires_grad]
-    velocity = [
-        torch.zeros_like(p) for p in params
-    ]  # torch.optim would import its compiler for these two lines
-    with mode(subject.module, train=False):
-        for step in range(cap):
-            loss = subject.loss(batch, _rng(batch, seed)).mean()
-            if float(loss.detach()) <= target:
-                return step
-            grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
-            with torch.no_grad():
-                for p, v, g in zip(params, velocity, grads, strict=True):
-                    p.sub_(v.mul_(0.9).add_(g), alpha=lr)
-    return cap
+    losses = enumerate(itertools.islice(descending(subject, batch, lr, seed), cap))
+    return next((step for step, loss in losses if loss <= target), cap)
 
 
 def _rng(batch: Batch, seed: int) -> Generator:
