@@ -140,49 +140,37 @@ class Crowds:
                 f"{self.trial.scenario.name} cannot train classifiers of its own, so there are no shadow models; choose other metrics with --metrics"
             )
         if (kind, n) not in self._made:
-            make = {
-                "half": self._half,
-                "shadow": self._shadow,
-                "unlearned": self._unlearned,
-                "audit": self._audit,
-            }
-            self._made[kind, n] = make[kind](n)
+            special = {"unlearned": self._unlearned, "audit": self._audit}
+            self._made[kind, n] = special[kind](n) if kind in special else self._trained(kind, n)
         return self._made[kind, n]
 
     def jobs(self, kind: str, n: int) -> list[Job]:
         """What has to be trained for a crowd."""
         return jobs(kind, n, self._kept("forget"), self._kept("retain"))
 
-    def _half(self, n: int) -> Trained:
-        return self._trained(self.jobs("half", n), "half-in")
-
-    def _shadow(self, n: int) -> Trained:
-        return self._trained(self.jobs("shadow", n), "shadow")
+    def _trained(self, kind: str, n: int) -> Trained:
+        jobs = self.jobs(kind, n)
+        return self._crowd(train_all(self.pool, jobs, kind), jobs)
 
     def _unlearned(self, n: int) -> Trained:
-        jobs = self.jobs("unlearned", n)
-        originals = train_all(self.pool, jobs, "original")
-        done = [self._without(m, self.trial.handles["forget"].rows, k) for k, m in enumerate(originals)]
-        return Trained(*self._fields(done, jobs), Trained(*self._fields(originals, jobs)))
+        before = self._trained("unlearned", n)
+        forget = self.trial.handles["forget"].rows
+        done = [self._without(m, forget, k) for k, m in enumerate(before.models)]
+        return dataclasses.replace(before, models=done, untouched=before, _seen={})
 
     def _audit(self, n: int) -> Trained:
         jobs, ids = self.jobs("audit", n), self.pool.material.train.rows
         asked = points(len(ids))
-        originals = train_all(self.pool, jobs, "audit")
-        pairs = enumerate(zip(originals, jobs, strict=True))
-        done = [self._without(m, ids[asked & j.keep], k) for k, (m, j) in pairs]
         handles = {**self.trial.handles, "points": self.pool.shelf.of(self.pool.material.train, asked)}
-        trial = dataclasses.replace(self.trial, handles=handles)
-        return Trained(*self._fields(done, jobs, trial), Trained(*self._fields(originals, jobs, trial)))
+        before = self._crowd(train_all(self.pool, jobs, "audit"), jobs)
+        before.trial = dataclasses.replace(self.trial, handles=handles)
+        pairs = enumerate(zip(before.models, jobs, strict=True))
+        done = [self._without(m, ids[asked & j.keep], k) for k, (m, j) in pairs]
+        return dataclasses.replace(before, models=done, untouched=before, _seen={})
 
-    def _trained(self, jobs: list[Job], what: str) -> Trained:
-        return Trained(*self._fields(train_all(self.pool, jobs, what), jobs))
-
-    def _fields(
-        self, models: Sequence[Model], jobs: Sequence[Job], trial: Trial | None = None
-    ) -> tuple[Pool, Trial, Sequence[Model], list[Tensor]]:
+    def _crowd(self, models: Sequence[Model], jobs: Sequence[Job]) -> Trained:
         ids = self.pool.material.train.rows
-        return self.pool, trial or self.trial, models, [ids[j.keep] for j in jobs]
+        return Trained(self.pool, self.trial, models, [ids[j.keep] for j in jobs])
 
     def _without(self, model: Model, forget: Tensor, seed: int) -> Model:
         """A model from which the method removed some examples that it was trained on."""
