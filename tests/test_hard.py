@@ -75,10 +75,66 @@ def test_positions_are_a_request(pool, tmp_path):
 
 
 def test_what_cannot_be_chosen_is_one_line(pool):
-    with pytest.raises(BadValue, match="no way to choose called 'odd'; choose one of memorised, easy, alike"):
+    with pytest.raises(
+        BadValue, match="no way to choose called 'odd'; choose one of memorised, easy, worst, alike"
+    ):
         hard.choose(pool, "odd", 0.1, 4, 0)
     for share in (0.0, 1.0):
         with pytest.raises(BadValue, match="training examples; give one in between"):
             hard.choose(pool, "easy", share, 4, 0)
     with pytest.raises(Mismatch, match="ink cannot train classifiers of its own"):
         hard.choose(Pool(parse("ink/concept=three,drawings=1"), pool.store, pool.device), "easy", 0.1, 4, 0)
+
+
+def test_projection_is_the_nearest_point():
+    """Against scipy's constrained least squares."""
+    from scipy.optimize import minimize
+
+    from unlearn.ops.worst import projected
+
+    v = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+    best = minimize(
+        lambda w: ((w - v.numpy()) ** 2).sum(), [4 / 12] * 12, bounds=[(0, 1)] * 12,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 4}, options={"ftol": 1e-14, "maxiter": 500},
+    )  # fmt: skip
+    torch.testing.assert_close(projected(v, 4), torch.tensor(best.x), rtol=0, atol=1e-5)
+    assert projected(v, 4).sum().item() == pytest.approx(4)
+
+
+def test_the_worst_set_survives_its_own_unlearning_better_than_any_random_set(pool):
+    """The objective that is minimised, at the chosen set and at random sets of its size."""
+    from unlearn.ops import worst
+    from unlearn.runtime import Run
+
+    subject, handle = pool.original(0).subject, pool.shelf.of(pool.material.train)
+    n = len(handle) // 10
+
+    def left(rows):
+        run = Run(5)
+        wrong = torch.randint(1, subject.classes, (len(handle),), generator=run.rng)
+        w = torch.zeros(len(handle), dtype=torch.float64).index_fill(0, rows, 1.0)
+        return float(worst._left(subject, handle, w, wrong, run)[rows].mean())
+
+    before = {k: v.clone() for k, v in subject.module.state_dict().items()}
+    w = worst.worst(subject, handle, n, Run(0))
+    assert w.sum().item() == pytest.approx(n) and 0 <= w.min() <= w.max() <= 1
+    assert all(torch.equal(v, before[k]) for k, v in subject.module.state_dict().items())
+    chosen = left(w.argsort(descending=True)[:n])
+    rng = torch.Generator().manual_seed(1)
+    assert all(chosen < 0.5 * left(torch.randperm(len(handle), generator=rng)[:n]) for _ in range(3))
+
+
+def test_a_request_is_served_in_pieces(pool):
+    from unlearn import api
+    from unlearn.scenario import Seeds
+
+    on = api.bench(pool.store.root, "cpu")
+    asked = api.harder(on, pool.scenario, "sequential", Seeds(draw=3))
+    pieces = [set(step.indices) for step in asked.request.steps]
+    assert len(pieces) == 10 and sum(map(len, pieces)) == len(set.union(*pieces))
+    whole = pool.draw(Seeds(draw=3), 0)[1].nonzero().flatten().tolist()
+    assert sorted(set.union(*pieces)) == whole
+    with pytest.raises(BadValue, match="is a sequence already"):
+        api.harder(on, asked, "easy", Seeds())
+    with pytest.raises(BadValue, match="no difficulty called 'odd'; choose some of memorised, easy, worst"):
+        api.harder(on, pool.scenario, "odd", Seeds())

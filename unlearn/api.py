@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,16 @@ from typing import Any
 
 import platformdirs
 
-from unlearn import registry
+from unlearn import hard, registry
 from unlearn.attack import Attack
 from unlearn.bench import Bench
-from unlearn.errors import BadValue
+from unlearn.errors import BadValue, NoEffect
 from unlearn.in_place import erase_in_place
 from unlearn.method import Method
 from unlearn.metric import Metric
 from unlearn.ops.naming import Naming
 from unlearn.patch import weights_hash
-from unlearn.plan import Plan
+from unlearn.plan import Plan, together
 from unlearn.plan import plan as planned
 from unlearn.pool import Pool
 from unlearn.report import Report
@@ -58,13 +59,31 @@ def run(
         The report of the last request of the scenario.
 
     Raises:
+        NoEffect: If the method changed nothing; the report is in the store all the same.
         UnlearnError: In one line, for everything that the caller can mend.
     """
     built = build_method(method, values, own=True) if isinstance(method, str) else method
     on, seeds = bench(open_store(store).root, device), [Seeds(seed, seed, seed)]
     wanted = metrics if isinstance(metrics, str) else named(metrics)
     results = sweep(on, [built], as_scenario(scenario), seeds, wanted)
+    effective([r for r, _ in results])
     return results[-1][0]
+
+
+def effective(reports: Iterable[Report]) -> None:
+    """Refuses runs of methods, other than controls, in which not one weight or buffer changed.
+
+    The same weights answer every forgotten example bit by bit as before, whatever else a score says.
+
+    Raises:
+        NoEffect: With the first such run.
+    """
+    for report in reports:
+        same = report.weights["unlearned"] == report.weights["original"]
+        if same and not registry.methods.get(report.method).idle:
+            raise NoEffect(
+                f"{report.method} changed nothing on {report.scenario}: not one weight or buffer differs and every forgotten example is answered as before; check its hyper-parameters, such as a threshold that selects no weight (report {report.id[:12]} is kept)"
+            )
 
 
 def sweep(
@@ -76,6 +95,8 @@ def sweep(
     oracles: int | None = None,
 ) -> list[Result]:
     """Every method with every seed on one scenario, each result as soon as it is made in the store.
+
+    Where metrics ask for models of their own, what a run takes is predicted before it starts, and stands in its report.
 
     Args:
         on: Where to run.
@@ -89,7 +110,14 @@ def sweep(
         Reports and unlearned subjects: by seed, then method, then request of the scenario.
     """
     pool, measured, shown = _set_up(on, scenario, metrics, oracles)
-    return [r for s in seeds for m in methods for r in on.run(pool, m, measured, s, shown)]
+    found: list[Result] = []
+    for one in seeds:
+        for method in methods:
+            if together(measured):
+                expected = planned(on, pool, [method], measured, [one], shown).seconds
+                on = dataclasses.replace(on, planned=expected)
+            found += on.run(pool, method, measured, one, shown)
+    return found
 
 
 def plan(
@@ -114,6 +142,11 @@ def _set_up(
     for metric in measured:
         metric.accept(pool.template)
     return pool, measured, oracles or (ORACLES[metrics] if isinstance(metrics, str) else 1)
+
+
+def harder(on: Bench, scenario: Scenario, by: str, seeds: Seeds) -> Scenario:
+    """A scenario whose request is as large as the given one's, and hard; see `unlearn.hard.harder`."""
+    return hard.harder(Pool(scenario, on.store, on.device, on.progress), by, seeds)
 
 
 def replay(report: Report, on: Bench) -> tuple[Report, bool]:

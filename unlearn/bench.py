@@ -55,6 +55,7 @@ class Bench:
         fresh: Whether to make unlearned models again that the store has.
         show_forgotten: Whether reports picture forgotten examples.
         policy: What a report must show to pass, or None.
+        planned: Seconds predicted for a run, which its report shows beside those it took, or None.
     """
 
     store: Store
@@ -64,6 +65,7 @@ class Bench:
     fresh: bool = False
     show_forgotten: bool = False
     policy: Policy | None = None
+    planned: float | None = None
 
     def run(
         self, pool: Pool, method: Method[Any], metrics: Sequence[Metric], seeds: Seeds, oracles: int = 1
@@ -79,8 +81,11 @@ class Bench:
         """
         results: list[tuple[Report, Subject]] = []
         previous: Model | None = None
-        for step in range(len(steps(pool.scenario.request))):
+        started, n = time.perf_counter(), len(steps(pool.scenario.request))
+        for step in range(n):
             trial = pool.trial(seeds, step, previous, oracles)
+            if self.planned is not None and step == n - 1:
+                trial.facts["started"] = started
             if pool.can_train():
                 trial.crowds = Crowds(pool, trial, functools.partial(self._model, method=method))
             report, done = self.execute(trial, method, metrics)
@@ -233,9 +238,13 @@ class Bench:
             scores += metric.score_of(ev)
         costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made")})
         weights = recipe["weights"]
+        pictures = figures.collect(ev, self.show_forgotten)
+        plan = {}
+        if self.planned is not None and "started" in trial.facts:
+            plan = {"predicted": self.planned, "took": time.perf_counter() - trial.facts["started"]}
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
-            weights=weights, figures=figures.collect(ev, self.show_forgotten), log=info["log"],
+            weights=weights, figures=pictures, log=info["log"], plan=plan,
             notes=(*trial.notes, *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -71,6 +71,9 @@ def run(
     show_forgotten: ShowForgotten = False,
     policy: PolicyFile = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and stop.")] = False,
+    difficulty: Annotated[
+        str, typer.Option(help="Harder sets of that size, too: memorised,easy,worst,alike,sequential.")
+    ] = "",
     device: Device = "auto",
     minutes: Minutes = None,
     fresh: Fresh = False,
@@ -91,7 +94,7 @@ def run(
     if tries:
         runs.judged(asked)
     wanted = [*api.named(split_names(metrics)), *tries] or suite
-    job = runs.Job(asked, built, order, wanted, oracles, html, out, json)
+    job = runs.Job(asked, built, order, wanted, oracles, html, out, json, split_names(difficulty))
     held = runs.policy(policy, suite)
     with console.bars() as bars:
         on = api.bench(

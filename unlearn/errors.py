@@ -33,6 +33,10 @@ class Mismatch(UnlearnError, TypeError):
     """The subject lacks a verb that a method or a metric needs."""
 
 
+class NoEffect(UnlearnError, RuntimeError):
+    """A method changed nothing, so that nothing can have been forgotten."""
+
+
 class SealedError(UnlearnError, RuntimeError):
     """A method touched data it had not declared."""
 

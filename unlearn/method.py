@@ -49,6 +49,8 @@ class Method(Declared, ABC, Generic[S]):
     """Whether every seed gives the same weights."""
     exact: ClassVar[bool] = False
     """Whether the result is a model that never saw the forget set."""
+    idle: ClassVar[bool] = False
+    """Whether it is meant to change nothing, as a control."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Kinds of request on which the default does not work, with one sentence why."""
 

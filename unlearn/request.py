@@ -114,6 +114,7 @@ class ForgetIndices(Request):
 
     kind: ClassVar[str] = "indices"
     indices: tuple[int, ...] = knob(..., "positions in the training data as they were given, from 0")
+    label: str = knob("", "what they have in common, in one word for tables")
 
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
         """See `Request.rows`."""
@@ -131,7 +132,7 @@ class ForgetIndices(Request):
         if len(self.indices) <= 8:
             return "indices=" + ":".join(map(str, self.indices))
         mark = hashlib.sha256(repr(sorted(self.indices)).encode()).hexdigest()[:8]
-        return f"indices={len(self.indices)} examples ({mark})"
+        return f"indices={len(self.indices)} {self.label + ' ' if self.label else ''}examples ({mark})"
 
 
 class ForgetGroup(Request):

@@ -13,7 +13,7 @@ SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {"iam": {}, "cka": {}},
     "standard": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 16}, "rmia": {"models": 16},
-        "klom": {"models": 8}, "u-lira": {"models": 16}, "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {},
+        "klom": {"models": 20}, "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {},
     },
     "full": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 64, "shared": False}, "rmia": {"models": 64},

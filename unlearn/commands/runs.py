@@ -10,7 +10,7 @@ from typing import Any
 
 import rich
 
-from unlearn import api
+from unlearn import api, hard
 from unlearn.bench import Bench
 from unlearn.commands import console
 from unlearn.commands.options import chosen_options
@@ -46,6 +46,7 @@ class Job:
         html: Where to write the page, or None for the store.
         out: Where to write the unlearned weights, or None for nowhere.
         json: Whether to print JSON.
+        difficulty: Harder forget sets of the same size to try beside the one that was asked for, see `hard.harder`.
     """
 
     scenario: Scenario
@@ -56,6 +57,7 @@ class Job:
     html: Path | None
     out: Path | None
     json: bool
+    difficulty: Sequence[str] = ()
 
     def run(self, bench: Bench) -> list[api.Result]:
         """Does it.
@@ -68,11 +70,26 @@ class Job:
             raise BadValue(
                 f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
             )
+        hard.known(self.difficulty)
         with within_memory():
-            return api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+            found = api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
+            for by in self.difficulty:
+                asked = api.harder(bench, self.scenario, by, self.seeds[0])
+                more = api.sweep(bench, self.methods, asked, self.seeds, self.metrics, self.oracles)
+                n = len(in_turn(asked.request))
+                found += more[n - 1 :: n]  # of requests one after another the last, after all of them
+        return found
 
     def show_plan(self, bench: Bench) -> None:
-        """Prints what it would take."""
+        """Prints what it would take.
+
+        Raises:
+            BadValue: If harder forget sets were asked for, whose choice trains models itself.
+        """
+        if self.difficulty:
+            raise BadValue(
+                f"--plan knows no forget set that is chosen later, got --difficulty {','.join(self.difficulty)}; leave out one of them"
+            )
         found = api.plan(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)
         if self.json:
             console.say_json(found.to_dict())
@@ -88,11 +105,16 @@ class Job:
         )
 
     def show(self, results: Sequence[api.Result], store: Store) -> None:
-        """Writes weights and page, and prints the tables."""
+        """Writes weights and page, and prints the tables.
+
+        Raises:
+            NoEffect: After that, if a method changed nothing.
+        """
         if self.out is not None:
             save(results[-1][1], self.out, self.scenario, results[-1][0].recipe["method"])
         reports = [r for r, _ in results]
         show(reports, write_page(reports, self.html, store), self.out, self.json)
+        api.effective(reports)
 
 
 def scenario(text: str, forget: str, own: Mapping[str, Any]) -> Scenario:

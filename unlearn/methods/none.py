@@ -21,6 +21,7 @@ class DoNothing(Method[Subject]):
 
     uses: ClassVar[frozenset[str]] = frozenset()
     deterministic: ClassVar[bool] = True
+    idle: ClassVar[bool] = True
 
     def unlearn(self, subject: Subject, data: Split, run: Run) -> Subject:
         """Returns the subject unchanged."""

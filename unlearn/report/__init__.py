@@ -51,6 +51,9 @@ class Report(BaseModel):
         default_factory=dict,
         description="Name, hash and text of a policy, and what the scores show of each criterion",
     )
+    plan: dict[str, float] = Field(
+        default_factory=dict, description="Seconds predicted for the whole run, and seconds that it took"
+    )
     environment: dict[str, Any] = Field(description="Versions, device, commit")
     created: str = Field(description="UTC time, ISO 8601")
 

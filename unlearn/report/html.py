@@ -11,7 +11,7 @@ from unlearn.report import Report, draw, grid
 from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
-from unlearn.report.summary import Cell, Group, groups, number, seeds_text, spread
+from unlearn.report.summary import Cell, Group, groups, number, planned, seeds_text, spread
 from unlearn.report.verdict import LIMITS, criteria, judge, overall
 from unlearn.store import replacing
 
@@ -252,6 +252,8 @@ def _costs(group: Group) -> list[tuple[str, str]]:
         rows.append(("Faster than retraining", f"{ratio:.1f} times"))
     rows += [("Peak memory above what was in use", f"{mean['peak_bytes'] / 2**20:,.1f} MiB"),
              ("Parameters changed", f"{100 * mean['changed']:.1f} %")]  # fmt: skip
+    if (expected := planned(group)) is not None:
+        rows.append(("Whole run, planned and taken", " and ".join(map(duration, expected))))
     return rows + [(f"Examples read, {name}", f"{n:,}") for name, n in costs[0].read.items()]
 
 

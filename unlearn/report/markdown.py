@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unlearn.report import Report
 from unlearn.report.held import held
 from unlearn.report.reproduce import command
-from unlearn.report.summary import Group, bounds, groups, number, seeds_text, spread
+from unlearn.report.summary import Group, bounds, groups, in_floors, number, planned, seeds_text, spread
 from unlearn.report.verdict import criteria, judge, verdict
 
 
@@ -59,19 +59,24 @@ def comparison(found: Sequence[Group]) -> list[str]:
 
 
 def _section(group: Group, alone: bool) -> list[str]:
-    columns = ["score", "original", "unlearned", "oracle", "gap", "floor", "interval", "aim"]
+    columns = ["score", "original", "unlearned", "oracle", "gap", "floor", "in floors", "interval", "aim"]
     rows = [
         [escape(c.name), number(c.original), f"**{spread(c)}**", number(c.reference), number(c.gap), number(c.floor),
-         bounds(c), c.score.aim.sign]
+         in_floors(c), bounds(c), c.score.aim.sign]
         for c in (*group.headline, *group.rest)
     ]  # fmt: skip
     costs = group.first.costs
     oracle = f", retraining {costs.oracle_seconds:.2f} s" if costs.oracle_seconds is not None else ""
+    took = (
+        ""
+        if (p := planned(group)) is None
+        else f" The run was planned to take {p[0]:.0f} s and took {p[1]:.0f} s."
+    )
     notes = [f"- {escape(n)}" for n in dict.fromkeys(n for r in group.reports for n in r.notes)]
     return [
         f"## {escape(group.label)}", "", *([] if alone else [f"{judge(group).words}. {escape(judge(group).text)}", ""]),
         *_table(columns, rows), "",
-        f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.",
+        f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.{took}",
         *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearn.report import Report
 from unlearn.report.interval import t_interval
-from unlearn.score import Score
+from unlearn.score import Aim, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ class Cell:
     def name(self) -> str:
         """Name of the score."""
         return self.score.name
+
+    @property
+    def floors(self) -> float | None:
+        """Distance from the oracle in units of the floor: 1 is as far as a second oracle; None where one is unknown.
+
+        Of a score that is a distance itself, its value in those units; an agreement has none.
+        """
+        far = self.value if self.score.aim is Aim.DOWN and self.reference is None else self.gap
+        return None if far is None or not self.floor else far / self.floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,17 @@ def number(value: float | None) -> str:
     if 0 < size < 0.0005:
         return f"{value:.1e}"
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
+
+
+def in_floors(cell: Cell) -> str:
+    """The distance from the oracle in units of the floor, as in 1.8 ×; nothing where it is unknown."""
+    return "" if cell.floors is None else f"{number(cell.floors)} ×"
+
+
+def planned(group: Group) -> tuple[float, float] | None:
+    """Seconds that were predicted for the runs of a group, and that they took, in the mean; None if nothing was."""
+    known = [r.plan for r in group.reports if r.plan]
+    return None if not known else (fmean(p["predicted"] for p in known), fmean(p["took"] for p in known))
 
 
 def spread(cell: Cell) -> str:

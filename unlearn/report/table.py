@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unlearn.report import Report
 from unlearn.report.held import Held, held
-from unlearn.report.summary import Cell, Group, bounds, groups, number
+from unlearn.report.summary import Cell, Group, bounds, groups, in_floors, number, planned
 from unlearn.report.verdict import LIMITS, judge, overall
 
 if TYPE_CHECKING:
@@ -99,14 +99,15 @@ def _beside(found: Sequence[Group]) -> Table:
 def scores(cells: Sequence[Cell], title: str, width: int = 120) -> Table:
     """A table of scores: original, unlearned, oracle, gap, floor where one is known, aim, 95 % interval.
 
-    Where floors are known and `width` columns are too few, the interval is left out rather than cut.
+    The gap in units of the floor stands beside the floor. Where floors are known and `width` columns are too few, the
+    interval is left out rather than cut.
     """
     floored = any(c.floor is not None for c in cells)
-    floor = ["floor"] if floored else []
+    floor = ["floor", "in floors"] if floored else []
     ends = ["95 %"] if not floored or width >= WIDE else []
     table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", *ends])
     for c in cells:
-        known = [number(c.floor)] if floored else []
+        known = [number(c.floor), in_floors(c)] if floored else []
         _row(table, [c.name, number(c.original), _mean(c), number(c.reference), number(c.gap), *known,
                      c.score.aim.sign, *([bounds(c).replace(" to ", "–")] if ends else [])])  # fmt: skip
     return table
@@ -118,9 +119,11 @@ def costs(group: Group) -> Table:
     mean = {k: sum(getattr(c, k) for c in all_) / len(all_) for k in ("seconds", "peak_bytes", "changed")}
     oracle = [c.oracle_seconds for c in all_ if c.oracle_seconds is not None]
     read = ", ".join(f"{name} {n:,}" for name, n in all_[0].read.items()) or "none"
-    table = _table("", ["seconds", "retraining", "peak MiB", "changed", "examples read"])
+    expected = [] if (p := planned(group)) is None else [f"{p[0]:.0f} s", f"{p[1]:.0f} s"]
+    table = _table("", ["seconds", "retraining", "peak MiB", "changed", "examples read",
+                        *(["planned", "took"] if expected else [])])  # fmt: skip
     _row(table, [number(mean["seconds"]), number(sum(oracle) / len(oracle)) if oracle else "–",
-                 f"{mean['peak_bytes'] / 2**20:.1f}", f"{100 * mean['changed']:.1f} %", read])  # fmt: skip
+                 f"{mean['peak_bytes'] / 2**20:.1f}", f"{100 * mean['changed']:.1f} %", read, *expected])  # fmt: skip
     return table
 
 
