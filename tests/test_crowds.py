@@ -7,8 +7,9 @@ import torch
 
 from unlearn import api, crowds
 from unlearn.bench import Bench
+from unlearn.crew import train_all
 from unlearn.crowds import Crowds, halves, margins_of
-from unlearn.errors import BadValue, Mismatch
+from unlearn.errors import BadValue, Mismatch, StoreError
 from unlearn.methods.none import DoNothing
 from unlearn.metric import View
 from unlearn.pool import Model, Pool
@@ -172,3 +173,16 @@ def test_margins_of_ragged_batches(made):
     _, trial, _, _ = made
     whole, parts = (margins_of(trial.original, trial.handles["test"], size=n) for n in (1000, 7))
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_whose_training_set_is_unknown_is_refused(tmp_path):
+    """Evidence rests on who saw what; the rows of one model are lost."""
+    pool = Pool(parse("digits/random=0.2,epochs=1"), Store(tmp_path), CPU)
+    trial = pool.trial(Seeds())
+    crowd_of = Crowds(pool, trial, lambda t: t)
+    (model, *_) = train_all(pool, crowd_of.jobs("unlearned", 2), "unlearned")
+    path = pool.store.named("trained", model.address).path / "rows.safetensors"
+    path.unlink()
+    with pytest.raises(StoreError, match=f"the training set of model {model.address[:12]} is unknown") as err:
+        crowd_of("unlearned", 2)
+    assert "\n" not in str(err.value)

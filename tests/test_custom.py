@@ -305,3 +305,39 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 def test_a_head_that_is_not_there_is_refused(tmp_path):
     assert "no layer called '7'" in str(message(custom(write(tmp_path, MINE), head="7"), tmp_path))
+
+
+def test_an_oracle_that_somebody_retrained_is_the_reference(tmp_path):
+    path, other = write(tmp_path), tmp_path / "retrained.safetensors"
+    scenario = custom(path)
+    before = pool(scenario, tmp_path).trial(Seeds())
+    assert before.oracles == []
+    made = before.original.clone()
+    with torch.no_grad():
+        made.module[0].bias += 1
+    save_like(made, other)
+    trial = pool(custom(path, retrained=str(other)), tmp_path).trial(Seeds())
+    (oracle,) = trial.oracles
+    assert weights_hash(oracle.module.state_dict()) == weights_hash(made.module.state_dict())
+    assert any("is the word of whoever trained it" in n for n in trial.notes)
+    both = custom(write(tmp_path, MINE + FIT, "fit.py"), retrained=str(other))
+    assert "the oracle is trained here, because there is a recipe" in str(message(both, tmp_path))
+
+
+def test_an_oracle_of_another_architecture_is_refused(tmp_path):
+    wide = write(tmp_path, MINE.replace("(4, 8)", "(4, 9)").replace("(8, 3)", "(9, 3)"), "wide.py")
+    other = tmp_path / "wide.safetensors"
+    save_like(pool(custom(wide), tmp_path).trial(Seeds()).original, other)
+    said = str(message(custom(write(tmp_path), retrained=str(other)), tmp_path))
+    assert (
+        "has shape (9, 4), the model wants (8, 4)" in said or "has shape (9,), the model wants (8,)" in said
+    )
+
+
+def test_owners_on_both_sides_are_noted(tmp_path):
+    path = write(tmp_path, MINE + "groups = [f'owner {i % 7}' for i in range(90)]\n")
+    trial = pool(custom(path), tmp_path).trial(Seeds())
+    (said,) = [n for n in trial.notes if "owners" in n]
+    assert said.startswith("7 owners of forgotten examples own retained ones too, such as owner 0: what is")
+    trial = pool(custom(path, "group=owner 3"), tmp_path).trial(Seeds())
+    assert not [n for n in trial.notes if "owners" in n]

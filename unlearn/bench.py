@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +30,7 @@ from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
 from unlearn.report import SCHEMA, Costs, Report
-from unlearn.runtime import Progress, Run, Silent, seeded_globals
+from unlearn.runtime import Progress, Run, Silent, peak_memory, seeded_globals
 from unlearn.scenario import Seeds, Trial, steps
 from unlearn.score import Score
 from unlearn.store import Store, address, read_json
@@ -104,6 +102,7 @@ class Bench:
             Mismatch: If the subject lacks a verb that the method or a metric needs, or the scenario a set.
         """
         self._check(trial, method)
+        trial.notes += self._before(trial, metrics)
         recipe = self._unlearned_recipe(trial, method)
         done, info = self._unlearned(trial, method, recipe)
         unlearned = address(recipe)
@@ -159,6 +158,14 @@ class Bench:
                     f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose a scenario that has them, or one of {', '.join(_fitting(trial))}"
                 )
 
+    def _before(self, trial: Trial, metrics: Sequence[Metric]) -> tuple[str, ...]:
+        """What metrics find in the data before the run."""
+        asked = [m for m in metrics if type(m).before is not Metric.before]
+        if not asked:
+            return ()
+        ev = self.evidence(trial, trial.original, trial.base, {})
+        return tuple(said for metric in asked for said in metric.before(ev))
+
     def _unlearned_recipe(self, trial: Trial, method: Method[Any]) -> Set:
         modules = ("unlearn.data", "unlearn.runtime", *trial.scenario.modules)
         lent = {n.partition(".")[0] for n in method.reads()} | {"forget", "retain"}
@@ -192,9 +199,9 @@ class Bench:
         return done, info
 
     def _model(self, trial: Trial, method: Method[Any]) -> Model:
-        """What a method makes of a trial, made now or from the store."""
-        recipe = self._unlearned_recipe(trial, method)
-        return Model(self._unlearned(trial, method, recipe)[0], address(recipe), None)
+        """What a method makes of one of many trials, made now or from the store; they share one progress bar."""
+        recipe, quiet = self._unlearned_recipe(trial, method), dataclasses.replace(self, progress=Silent())
+        return Model(quiet._unlearned(trial, method, recipe)[0], address(recipe), None)
 
     def _weights(self, trial: Trial, done: Subject) -> dict[str, str]:
         """Hash of the weights of every model of a trial."""
@@ -208,7 +215,7 @@ class Bench:
         deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
         run = Run(trial.seeds.method, self.device, self.progress, deadline, task=f"unlearn {method.name}")
         clone = trial.original.clone()
-        with _memory(self.device) as peak:
+        with peak_memory(self.device) as peak:
             started = time.perf_counter()
             with seeded_globals(trial.seeds.method, self.device):
                 done: Subject = method.unlearn(clone, split, run)
@@ -238,7 +245,7 @@ class Bench:
             scores += metric.score_of(ev)
         costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made")})
         weights = recipe["weights"]
-        pictures = figures.collect(ev, self.show_forgotten)
+        pictures = figures.collect(ev, self.show_forgotten, metrics)
         plan = {}
         if self.planned is not None and "started" in trial.facts:
             plan = {"predicted": self.planned, "took": time.perf_counter() - trial.facts["started"]}
@@ -351,43 +358,3 @@ def _notes(original: Subject, done: Subject) -> list[str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def _memory(device: torch.device) -> Iterator[list[int]]:
-    """Fills in, afterwards, the peak memory in bytes above what was in use before."""
-    peak = [0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield peak
-        peak[0] = torch.cuda.max_memory_allocated(device) - before
-        return
-    before = _resident("VmRSS")
-    _reset_peak()
-    yield peak
-    peak[0] = max(0, _resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    """Memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak."""
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) * 1024
-        return 0
-    try:
-        import resource
-    except ImportError:  # Windows cannot tell
-        return 0
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
-def _reset_peak() -> None:
-    """Makes Linux count the peak from now on; elsewhere the peak is that of the whole process."""
-    try:
-        if sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

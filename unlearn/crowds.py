@@ -155,7 +155,7 @@ class Crowds:
     def _unlearned(self, n: int) -> Trained:
         before = self._trained("unlearned", n)
         forget = self.trial.handles["forget"].rows
-        done = [self._without(m, forget, k) for k, m in enumerate(before.models)]
+        done = self._done(before, [forget] * n)
         return dataclasses.replace(before, models=done, untouched=before, _seen={})
 
     def _audit(self, n: int) -> Trained:
@@ -164,17 +164,22 @@ class Crowds:
         handles = {**self.trial.handles, "points": self.pool.shelf.of(self.pool.material.train, asked)}
         before = self._crowd(train_all(self.pool, jobs, "audit"), jobs)
         before.trial = dataclasses.replace(self.trial, handles=handles)
-        pairs = enumerate(zip(before.models, jobs, strict=True))
-        done = [self._without(m, ids[asked & j.keep], k) for k, (m, j) in pairs]
+        done = self._done(before, [ids[asked & j.keep] for j in jobs])
         return dataclasses.replace(before, models=done, untouched=before, _seen={})
 
     def _crowd(self, models: Sequence[Model], jobs: Sequence[Job]) -> Trained:
         ids = self.pool.material.train.rows
         return Trained(self.pool, self.trial, models, [ids[j.keep] for j in jobs])
 
+    def _done(self, before: Trained, forget: Sequence[Tensor]) -> list[Model]:
+        """What the method makes of each model of a crowd, each without its own examples; one bar for all."""
+        run = Run(device=self.pool.device, progress=self.pool.progress, task="unlearn from each model")
+        pairs = run.track(list(zip(before.models, forget, strict=True)), "unlearn")
+        return [self._without(model, rows, k) for k, (model, rows) in enumerate(pairs)]
+
     def _without(self, model: Model, forget: Tensor, seed: int) -> Model:
         """A model from which the method removed some examples that it was trained on."""
-        kept = load_tensors(self.pool.store.named("trained", model.address).path / "rows.safetensors")["rows"]
+        kept = self.pool.rows_of(model)
         handles = dict(self.trial.handles)
         handles["forget"] = self.pool.shelf.on(self.pool.material.train.source).take(forget.cpu())
         rest = kept[~torch.isin(kept, forget.cpu())]

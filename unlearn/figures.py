@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unlearn import drawings
-from unlearn.metric import Evidence
+from unlearn.metric import Evidence, Metric, Signal
 from unlearn.subject import Classifies, Embeds, HasLoss, Predicts
 
 BINS = 32
@@ -23,7 +23,7 @@ THUMBS = 24
 Data = dict[str, Any]
 
 
-def collect(ev: Evidence, show_forgotten: bool = False) -> Data:
+def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric] = ()) -> Data:
     """Everything that is drawn, as plain JSON of some tens of kilobytes.
 
     A picture that the subjects cannot give (no loss, no classes, no features) is left out.
@@ -32,15 +32,22 @@ def collect(ev: Evidence, show_forgotten: bool = False) -> Data:
         ev: What metrics may look at; only what it can answer without new models is read.
         show_forgotten: Whether to include thumbnails of forgotten images; by default nothing that was
             forgotten can be seen in a report.
+        metrics: Whose attacks are drawn.
 
     Returns:
-        Any of the keys `loss`, `entropy`, `roc`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
+        Any of the keys `loss`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
     if isinstance(subject, HasLoss) and _sets(ev):
         made["loss"] = _histograms(ev, ev.losses, loss_edges)
-        made["roc"] = _roc(ev)
+        made["roc"] = _roc(ev, lambda who, where: -ev.losses(who, where))
+    made["attacks"] = {
+        name: curves
+        for m in metrics
+        for name, signal in m.attacks(ev).items()
+        if (curves := _roc(ev, signal))
+    }
     if isinstance(subject, Classifies):
         made["entropy"] = _histograms(ev, lambda who, where: entropy(ev.outputs(who, where)), entropy_edges)
         made["classes"] = _classes(ev)
@@ -84,14 +91,14 @@ def entropy_edges(values: Tensor) -> tuple[list[float], bool]:
 
 
 def roc(members: Tensor, others: Tensor, grid: Tensor) -> Tensor:
-    """True-positive rate of the attack that calls low losses members, at false-positive rates.
+    """True-positive rate of an attack that calls low values members, at false-positive rates.
 
     The threshold is the highest at which at most the given share of non-members is accused; ties count
     against the attack.
 
     Args:
-        members: Losses of forgotten examples, with shape (M,).
-        others: Losses of comparable examples that were never trained on, with shape (N,).
+        members: Values of forgotten examples, such as losses, with shape (M,).
+        others: Values of comparable examples that were never trained on, with shape (N,).
         grid: False-positive rates in (0, 1], with shape (G,).
 
     Returns:
@@ -109,7 +116,7 @@ def roc(members: Tensor, others: Tensor, grid: Tensor) -> Tensor:
 
 
 def auc(members: Tensor, others: Tensor) -> float:
-    """Chance that a member, shape (M,), has a lower loss than a non-member, shape (N,); ties count half.
+    """Chance that a member, shape (M,), has a lower value than a non-member, shape (N,); ties count half.
 
     Example:
         >>> auc(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
@@ -171,7 +178,8 @@ def _share(values: Tensor, edges: list[float]) -> list[float]:
     return _short((np.histogram(kept, edges)[0] / len(values)).tolist())
 
 
-def _roc(ev: Evidence) -> Data:
+def _roc(ev: Evidence, signal: Signal) -> Data:
+    """Curves of an attack on the forget set, one for each model; nothing where it has no finite signal."""
     if "audit" not in ev.views and "test" not in ev.handles:
         return {}
     outside = "audit" if "audit" in ev.views else "test"
@@ -181,7 +189,7 @@ def _roc(ev: Evidence) -> Data:
     grid = torch.logspace(-math.log10(n), 0, min(100, 4 * n), dtype=torch.float64)
     made: Data = {"fpr": _short(grid.tolist()), "members": m, "others": n, "tpr": {}, "auc": {}}
     for who in _models(ev):
-        members, others = ev.losses(who, "forget"), ev.losses(who, outside)
+        members, others = (-torch.as_tensor(signal(who, where)) for where in ("forget", outside))
         if members.isfinite().all() and others.isfinite().all():
             made["tpr"][who] = _short(roc(members, others, grid).tolist())
             made["auc"][who] = round(auc(members, others), 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -25,6 +25,8 @@ __all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
 Arrays = dict[str, Tensor]
 Cache = Callable[..., Arrays]
 """Called with a model, a set, what makes the arrays, and by keyword `what`, where they are no forward pass."""
+Signal = Callable[[str, str], Any]
+"""From a model and a set to a number for each example, a float64 array with shape (n,), larger for members."""
 Ends = dict[str, Any]
 """The fields `low`, `high` and `interval` of a score, or nothing."""
 
@@ -314,6 +316,14 @@ class Metric(Declared, ABC):
 
     def wants(self) -> Mapping[str, int]:
         """How many models of which kind it asks for beside those on display, see `Evidence.crowd`."""
+        return {}
+
+    def before(self, ev: Evidence) -> Sequence[str]:
+        """What it has to say of the data before anything is unlearned, in sentences; `unlearned` is the original."""
+        return ()
+
+    def attacks(self, ev: Evidence) -> Mapping[str, Signal]:
+        """Attacks that it makes, by name, whose curves a report draws; each says how much an example looks a member."""
         return {}
 
     def score_of(self, ev: Evidence) -> list[Score]:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearn.checks import check_labels, check_weights, probe
 from unlearn.concepts import asked, at_once
-from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
-from unlearn.errors import BadData, BadValue, BadWeights
+from unlearn.data import RESIDENT_BYTES, Resident, Stream
+from unlearn.errors import BadValue, StoreError
+from unlearn.ops.duplicates import in_both
 from unlearn.ops.recipe import Recipe
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.provenance import code_of
@@ -22,7 +24,6 @@ from unlearn.request import Labels, Request
 from unlearn.runtime import Progress, Run, Silent, seeded_globals
 from unlearn.scenario import (
     Material,
-    Part,
     Scenario,
     Seeds,
     Shelf,
@@ -32,7 +33,7 @@ from unlearn.scenario import (
     steps,
 )
 from unlearn.store import Entry, Store, address, read_json
-from unlearn.subject import Classifies, Subject, Trains, mode
+from unlearn.subject import Subject, Trains
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,19 @@ class Pool:
         save_tensors(folder / "rows.safetensors", {"rows": self.material.train.rows[keep]})
         (folder / "info.json").write_text(json.dumps({"seconds": seconds, "what": what}))
 
+    def rows_of(self, model: Model) -> Tensor:
+        """Ids of the examples that a model of the store was trained on, with shape (n,).
+
+        Raises:
+            StoreError: If nobody wrote them down, so that nothing can be told from what it knows of them.
+        """
+        path = self.store.named("trained", model.address).path / "rows.safetensors"
+        if not path.exists():
+            raise StoreError(
+                f"the training set of model {model.address[:12]} is unknown: {path} is missing, and evidence rests on who saw what; remove {path.parent} to train it again"
+            )
+        return load_tensors(path)["rows"]
+
     def _training(self) -> dict[str, Any] | None:
         """The recipe of original and oracle, for the report."""
         recipe: Recipe | None = self.template.recipe if isinstance(self.template, Trains) else None
@@ -182,16 +196,18 @@ class Pool:
             handles["forgotten"] = self.shelf.of(train, before)
         notes: tuple[str, ...] = ()
         made: list[Model] = []
-        if self.can_train():
-            made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
-        elif (given := self.scenario.oracle(request)) is not None and self._alone(before):
+        if (given := self.scenario.oracle(request)) is not None and self._alone(before):
             made = [self._given(given)]
-            notes = (
-                "Original and oracle were trained before and are shipped, so that there is one of each.",
-            )
+            notes = (self.scenario.given_oracle,)
+        elif self.can_train():
+            made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
         else:
             notes = (
                 "No training recipe is known for this model, so there is no oracle: scores that need one cannot tell.",
+            )
+        if train.labels.groups and (both := in_both(train.labels.groups, forget, kept)):
+            notes += (
+                f"{len(both)} owners of forgotten examples own retained ones too, such as {both[0]}: what is theirs is not all gone.",
             )
         facts = {"original_seconds": original.seconds, "oracle_seconds": made[0].seconds if made else None}
         sizes = {name: len(h) for name, h in handles.items()}
@@ -273,63 +289,6 @@ def set_digest(handle: Any, inputs: bool = False) -> str:
         + weights_hash({"y": handle.y.cpu(), "x": seen})[:16]
         + repr(handle.transform)
     )
-
-
-def check_labels(material: Material, subject: Subject) -> None:
-    """Refuses class labels that the model has no output for.
-
-    Raises:
-        BadData: With the first bad label and its row.
-    """
-    if not isinstance(subject, Classifies):
-        return
-    parts: dict[str, Part] = {"training": material.train, "validation": material.validation,
-                              "held-out": material.fit, "test": material.test}  # fmt: skip
-    for name, part in parts.items():
-        y = part.labels.y
-        if y.is_floating_point() or y.ndim != 1:
-            raise BadData(
-                f"{name} labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}; a classifier predicts class ids"
-            )
-        bad = ((y < 0) | (y >= subject.classes)).nonzero().flatten()
-        if len(bad):
-            raise BadData(
-                f"{name} label {int(y[bad[0]])} in row {int(bad[0])} is out of range: the model has classes 0 to {subject.classes - 1}; fix the labels or the model"
-            )
-
-
-def check_weights(subject: Subject) -> None:
-    """Refuses a model whose weights are not finite.
-
-    Raises:
-        BadWeights: With the first such tensor.
-    """
-    for name, t in subject.module.state_dict().items():
-        if t.is_floating_point() and not t.isfinite().all():
-            raise BadWeights(
-                f"the model's weights hold NaN or infinite values, first in {name}; give a model that works"
-            )
-
-
-def probe(subject: Subject, handle: Handle) -> None:
-    """Refuses data that the model does not accept, by one small forward pass.
-
-    Raises:
-        BadData: With the shape that was given and what the model said.
-    """
-    call: Any = getattr(subject, "loss", None)
-    if call is None:
-        return
-    batch = next(handle.batches(2))
-    rng = torch.Generator(batch.index.device).manual_seed(0)
-    try:
-        with torch.no_grad(), mode(subject.module, train=False):
-            call(batch, rng)
-    except (RuntimeError, ValueError, IndexError, TypeError) as err:
-        said = str(err).splitlines()[0]
-        raise BadData(
-            f"the model does not accept inputs of shape {tuple(batch.x.shape[1:])} ({batch.x.dtype}): {said}; give data of the shape it was trained on"
-        ) from err
 
 
 def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -184,3 +186,43 @@ def seeded_globals(seed: int, device: torch.device) -> Iterator[None]:
             random.setstate(python)
             np.random.set_state(array)
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[int]]:
+    """Fills in, afterwards, the peak memory in bytes above what was in use before."""
+    peak = [0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    before = _resident("VmRSS")
+    _reset_peak()
+    yield peak
+    peak[0] = max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    """Memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak."""
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+        return 0
+    try:
+        import resource
+    except ImportError:  # Windows cannot tell
+        return 0
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _reset_peak() -> None:
+    """Makes Linux count the peak from now on; elsewhere the peak is that of the whole process."""
+    try:
+        if sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return

@@ -93,6 +93,10 @@ class Scenario(Declared, ABC):
     default_request: ClassVar[str] = "class=3"
     modules: ClassVar[tuple[str, ...]] = ()
     """Modules beside the scenario's own whose code decides what is trained."""
+    given_oracle: ClassVar[str] = (
+        "Original and oracle were trained before and are shipped, so that there is one of each."
+    )
+    """What a reader must know of an oracle that `oracle` returns, in one sentence."""
     request: Request = knob(..., "what to forget")
 
     @abstractmethod

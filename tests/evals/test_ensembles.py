@@ -8,7 +8,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from unlearn.errors import BadValue
 from unlearn.ops.ensembles import CAP, epsilon, epsilon_of, forgetting_quality, klom, klom_gauss
+from unlearn.ops.shadows import iam, lira, lira_offline
 
 U = torch.tensor([[0.0, 0, 1, 1, 2, 2, 3, 3]]).T
 O = torch.tensor([[0.0, 1, 1, 1, 2, 2, 2, 3]]).T  # noqa: E741
@@ -124,3 +126,20 @@ def test_no_quality_beyond_what_so_many_models_can_tell():
         0,
     ]
     assert forgetting_quality(torch.tensor([3.0, 3.1]), 16).tolist() == [2**-6, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda one, two: klom(one, two), "KLoM needs at least 2 models on each side, got 1 unlearned"),
+        (lambda one, two: klom_gauss(two, one), "got 1 oracles; train more"),
+        (lambda one, two: epsilon(one, one), "ε needs at least 2 models"),
+        (lambda one, two: lira(one[0], two, torch.tensor([[True], [True]])), "got 0 that did not"),
+        (lambda one, two: lira_offline(one[0], two, torch.tensor([[True], [False]])), "got 1 that did not see it"),
+        (lambda one, two: iam(one[0], one[0], two[:0]), "IAM needs at least 1 models on each side, got 0 shadows"),
+    ],
+)  # fmt: skip
+def test_too_few_models_are_refused_in_one_line(call, words):
+    with pytest.raises(BadValue, match=words) as err:
+        call(torch.zeros(1, 1), torch.zeros(2, 1))
+    assert "\n" not in str(err.value)

@@ -52,3 +52,9 @@ def test_shares_and_conflicts_by_hand(world):
     assert found["leaks/conflicts"].value == pytest.approx(clean["leaks/conflicts"] + 0.05)
     assert found["leaks/test"].value == clean["leaks/test"] == 0
     assert all(s.value == s.original for s in found.values())
+    said = Leaks().before(ev)
+    n = round(40 * found["leaks/retain"].value)
+    assert said[0].startswith(
+        f"{n} of 40 forgotten examples have a near-duplicate in the retain set, from which"
+    )
+    assert "with another label" in said[1] and len(said) == 2 and not any("test set" in s for s in said)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
 
 from unlearn.knobs import knob
-from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.metric import Aim, Evidence, Metric, Score, Signal
 from unlearn.ops.crowded import by_id, margins_of
 from unlearn.ops.membership import Floats
 from unlearn.ops.shadows import iam, probabilities
@@ -41,17 +42,7 @@ class Iam(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """The mean on the forget set, and the area against held-out examples."""
-
-        @functools.cache
-        def of(who: str, where: str) -> Tensor:
-            before, after = (probabilities(margins_of(ev, w, where)) for w in ("original", who))
-            shadows = probabilities(ev.crowd("shadow", self.shadows).margins(where))
-            return iam(before, after, shadows, self.points)
-
-        def signal(who: str, where: str) -> Floats:
-            values: Floats = -of(who, where)[by_id(ev, where)].numpy()
-            return values
-
+        of, signal = self._places(ev), self._signal(ev)
         n = len(ev.y("forget"))
         found = [ev.level("iam/forget", lambda who: of(who, "forget").mean(), Aim.MATCH, metric=self.name, n=n,
                           headline=True, **ends_of_mean(of("unlearned", "forget")))]  # fmt: skip
@@ -64,3 +55,28 @@ class Iam(Metric):
                 n=n + len(ev.y("audit")), low=low, high=high, interval="bootstrap 95 %",
             ))  # fmt: skip
         return found
+
+    def attacks(self, ev: Evidence) -> dict[str, Signal]:
+        """See `Metric.attacks`."""
+        return {"IAM": self._signal(ev)} if len(ev.y("audit")) else {}
+
+    def _places(self, ev: Evidence) -> Callable[[str, str], Tensor]:
+        """From a model and a set to the place of each example on the scale, with shape (n,)."""
+
+        @functools.cache
+        def of(who: str, where: str) -> Tensor:
+            before, after = (probabilities(margins_of(ev, w, where)) for w in ("original", who))
+            shadows = probabilities(ev.crowd("shadow", self.shadows).margins(where))
+            return iam(before, after, shadows, self.points)
+
+        return of
+
+    def _signal(self, ev: Evidence) -> Signal:
+        of = self._places(ev)
+
+        @functools.cache
+        def signal(who: str, where: str) -> Floats:
+            values: Floats = -of(who, where)[by_id(ev, where)].numpy()
+            return values
+
+        return signal

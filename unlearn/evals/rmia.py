@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unlearn.knobs import knob
-from unlearn.metric import Evidence, Metric, Score
+from unlearn.metric import Evidence, Metric, Score, Signal
 from unlearn.ops.attacked import Attacked
 from unlearn.ops.crowded import by_id, margins_of
 from unlearn.ops.membership import Floats
@@ -41,6 +41,13 @@ class Rmia(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """The attack's scores."""
+        return list(Attacked(ev, self.name, "rmia", self._signal(ev), self.draws).scores())
+
+    def attacks(self, ev: Evidence) -> dict[str, Signal]:
+        """See `Metric.attacks`."""
+        return {"RMIA": self._signal(ev)}
+
+    def _signal(self, ev: Evidence) -> Signal:
         crowd = ev.crowd("half", self.models)
 
         @functools.cache
@@ -54,4 +61,4 @@ class Rmia(Metric):
             values: Floats = seen[by_id(ev, where)].numpy()
             return values
 
-        return list(Attacked(ev, self.name, "rmia", signal, self.draws).scores())
+        return signal

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from unlearn.metric import Aim, Ends, Evidence, Score
+from unlearn.metric import Aim, Ends, Evidence, Score, Signal
 from unlearn.ops.membership import Floats, crossed_accuracy, threshold_accuracy
 from unlearn.ops.sets import like_retain
 from unlearn.ops.stats import bootstrap, wilson
 from unlearn.ops.threshold import auc, auc_interval, tpr_at
-
-Signal = Callable[[str, str], Floats]
-"""From a model and a set to a number for each example, larger for members."""
 
 POWERLESS = 0.05
 """An attack that tells the original from the oracle by less in area says nothing of a method."""

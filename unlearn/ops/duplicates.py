@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,22 @@ def nearest(x: Tensor, others: Tensor, same: bool = False) -> tuple[Tensor, Tens
             d[torch.arange(len(rows)), rows] = torch.inf
         found.append(d.min(1))
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def in_both(groups: Sequence[str], here: Tensor, there: Tensor) -> list[str]:
+    """Groups with examples in two sets, sorted.
+
+    Args:
+        groups: Owner of each of N examples.
+        here: One set, as a mask of shape (N,).
+        there: The other, as a mask of shape (N,).
+
+    Example:
+        >>> in_both(["ann", "bob", "ann"], torch.tensor([True, False, False]), torch.tensor([False, True, True]))
+        ['ann']
+    """
+    mine, theirs = ({groups[i] for i in mask.nonzero().flatten().tolist()} for mask in (here, there))
+    return sorted(mine & theirs)
 
 
 def near_duplicates(x: Tensor, others: Tensor, share: float = NEAR) -> tuple[Tensor, Tensor]:

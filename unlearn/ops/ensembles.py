@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from unlearn.ops.enough import enough
+
 CLIP = 100.0  # of margins
 TINY = 1e-5  # of shares in KLoM, and δ in ε
 CAP = 50.0  # of ε, which is infinite where two sets do not overlap
@@ -28,6 +30,9 @@ def klom(u: Tensor, o: Tensor, bins: int = 20, released: bool = False) -> Tensor
         bins: Number of bins.
         released: As the released code counts: the largest value falls out, and shares are of those that are left.
 
+    Raises:
+        BadValue: If there are fewer than two of either.
+
     References:
         Georgiev et al., 2024, arXiv:2410.23232
 
@@ -36,6 +41,7 @@ def klom(u: Tensor, o: Tensor, bins: int = 20, released: bool = False) -> Tensor
         >>> round(float(klom(u, o)), 6)
         0.143841
     """
+    enough("KLoM", 2, unlearned=len(u), oracles=len(o))
     both = torch.cat([u, o]).double().clamp(-CLIP, CLIP)
     low, high = both.amin(0), both.amax(0)
     width = ((high - low) / bins).clamp_min(torch.finfo(torch.float64).tiny)
@@ -63,7 +69,11 @@ def klom_gauss(u: Tensor, o: Tensor) -> Tensor:
     Args:
         u: Margins of U unlearned models, at least two, with shape (U, N).
         o: Margins of O oracles, at least two, with shape (O, N).
+
+    Raises:
+        BadValue: If there are fewer.
     """
+    enough("KLoM by normal distributions", 2, unlearned=len(u), oracles=len(o))
     (mu, vu), (mo, vo) = ((x.mean(0), x.var(0).clamp_min(1e-12)) for x in (u.double(), o.double()))
     return ((vo / vu).log() + (vu + (mu - mo).square()) / vo - 1) / 2
 
@@ -95,6 +105,9 @@ def epsilon(u: Tensor, o: Tensor, double: bool = False, delta: float = TINY) -> 
         double: Also attacks by two thresholds, which call a model unlearned between them, or outside.
         delta: δ.
 
+    Raises:
+        BadValue: If there are fewer than two of either.
+
     References:
         Triantafillou et al., 2024, Are we making progress in unlearning? Findings from the first NeurIPS unlearning
         competition, arXiv:2406.09073
@@ -102,6 +115,7 @@ def epsilon(u: Tensor, o: Tensor, double: bool = False, delta: float = TINY) -> 
     Differences from the authors' released code:
         Every threshold between two values is tried; theirs tries those of some fitted attacks and stops with an error.
     """
+    enough("ε", 2, unlearned=len(u), oracles=len(o))
     both = torch.cat([u, o]).double()
     values, order = both.sort(0)
     mine = (order < len(u)).double()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from unlearn.ops.enough import enough
+
 EULER = 0.5772  # Euler's constant, as the authors of IAM write it
 
 
@@ -61,9 +63,15 @@ def lira(
         center: `mean`, or `median` as the authors' code has it.
         sides: `own`, or `in` for the σ of the models that saw it on both sides, a quirk of lira-pytorch.
 
+    Raises:
+        BadValue: If an example has too few models on a side.
+
     References:
         Carlini et al., 2022, Membership inference attacks from first principles, arXiv:2112.03570
     """
+    least = 1 if shared else 2
+    seen = {"that_saw_an_example": int(inside.sum(0).min()), "that_did_not": int((~inside).sum(0).min())}
+    enough("the likelihood ratio of an example", least, **seen)
     mean_in, var_in = _fit(pool, inside, shared, center)
     mean_out, var_out = _fit(pool, ~inside, shared, center)
     if sides == "in":
@@ -78,7 +86,12 @@ def lira_offline(
     """Probability that a model without the example has a smaller margin, as a logarithm, with shape (N,).
 
     log Φ((φ − μ_out) / σ_out): only models that did not see it count, see `lira`.
+
+    Raises:
+        BadValue: If an example has too few.
     """
+    least = 1 if shared else 2
+    enough("the likelihood of an example", least, that_did_not_see_it=int((~inside).sum(0).min()))
     mean, var = _fit(pool, ~inside, shared, center)
     found: Tensor = torch.special.log_ndtr((target.double() - mean) / var.sqrt())
     return found
@@ -135,12 +148,16 @@ def iam(
         points: Of the grid.
         eps: ε₁ and ε₂.
 
+    Raises:
+        BadValue: If there is no shadow model.
+
     References:
         Interpolated approximate measurement, 2025, arXiv:2506.06112
 
     Differences from the authors' released code:
         None in value: theirs scales signals to between 0 and 1 first, which changes nothing.
     """
+    enough("IAM", 1, shadows=len(shadows))
     s_0, s_u, s_k = (iam_signal(p, *eps) for p in (original, unlearned, shadows))
     alpha = torch.linspace(0, 1, points, dtype=torch.float64)
     membership = torch.zeros_like(s_u)

@@ -96,8 +96,14 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
     ]
 
 
-def attack(data: Data, key: str) -> Picture:
-    """Receiver operating curves of the loss attack on logarithmic axes, one for each model."""
+def attack(data: Data, key: str, name: str = "Loss") -> Picture:
+    """Receiver operating curves of an attack on logarithmic axes, one for each model.
+
+    Args:
+        data: `figures["roc"]`, or one of `figures["attacks"]`.
+        key: Makes the ids of the markup unique in a page.
+        name: Of the attack.
+    """
     low = data["fpr"][0]
 
     def draw(ax: Axes) -> None:
@@ -115,9 +121,9 @@ def attack(data: Data, key: str) -> Picture:
 
     said = ", ".join(f"{who} {auc:.2f}" for who, auc in data["auc"].items())
     return Picture(
-        "Loss attack: true-positive rate",
-        _svg(draw, f"{key}-roc"),
-        alt=f"ROC of the loss attack; AUC: {said}",
+        f"{name} attack: true-positive rate",
+        _svg(draw, f"{key}-roc-{name}"),
+        alt=f"ROC of the {name} attack; AUC: {said}",
     )
 
 

@@ -130,6 +130,10 @@ def pictures(group: Group, key: str) -> list[tuple[str, str, list[draw.Picture]]
     if row:
         rows.append(("Privacy and collateral damage", "The curves show how well an attacker who sees only the loss tells forgotten examples "
                      "from held-out ones; the dotted line is guessing. Names of removed classes are coloured.", row))  # fmt: skip
+    if found := figures.get("attacks"):
+        rows.append(("Attacks on single examples", "Each example is compared with models that never saw it: by its margin (LiRA), its likelihood "
+                     "relative to others (RMIA), its place between the original and such models (IAM).",
+                     [draw.attack(data, key, name) for name, data in found.items()]))  # fmt: skip
     if data := figures.get("entropy"):
         rows.append(("Entropy of the predictions", "How undecided each model is, on the forgotten and on held-out examples.",
                      draw.losses(data, "entropy", key)))  # fmt: skip

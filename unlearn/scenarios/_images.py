@@ -14,6 +14,7 @@ from unlearn.errors import BadData
 from unlearn.knobs import knob
 from unlearn.networks import NETWORKS, seeded
 from unlearn.ops.division import divide, limited
+from unlearn.ops.given_oracle import GIVEN, given_oracle
 from unlearn.ops.loaders import Loaded, load
 from unlearn.ops.photos import photo_patches
 from unlearn.ops.pictures import Frame
@@ -21,9 +22,10 @@ from unlearn.ops.recipe import SGD
 from unlearn.ops.tables import Columns
 from unlearn.ops.weights import load_into
 from unlearn.provenance import digest
-from unlearn.request import Labels
+from unlearn.request import Labels, Request
 from unlearn.scenario import Material, Part, Scenario
 from unlearn.sources import Pixels, Relabeled, Source
+from unlearn.subject import Subject
 from unlearn.subjects.classifier import Classifier
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -42,6 +44,7 @@ class SmallImages(Scenario):
     """
 
     modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier", "unlearn.networks")
+    given_oracle: ClassVar[str] = GIVEN
     side: ClassVar[int] = 32
     channels: ClassVar[int] = 3
     stats: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = IMAGENET
@@ -51,6 +54,7 @@ class SmallImages(Scenario):
     data: str = knob("", "folder or hub name of the data")
     network: Literal["resnet18", "resnet20", "resnet56", "resnet8"] = knob("resnet18", "architecture")
     weights: str = knob("", "file with the weights of a pretrained original; empty to train it")
+    retrained: str = knob("", "with weights, a file with those of one retrained without what is forgotten")
     normalise: Literal["own", "imagenet"] = knob("own", "whose channel means and deviations to use")
     epochs: int = knob(30, "training epochs of original and oracle", ge=1)
     lr: float = knob(0.1, "peak learning rate of original and oracle", gt=0)
@@ -86,6 +90,10 @@ class SmallImages(Scenario):
         """See `Scenario.subject`."""
         recipe = None if self.weights else SGD(epochs=self.epochs, lr=self.lr, batch_size=128, augment=True)
         return Classifier(seeded(self._network, rng), self._classes, recipe=recipe, build=self._network)
+
+    def oracle(self, request: Request) -> Subject | None:
+        """See `Scenario.oracle`."""
+        return given_oracle(self.original() or self.subject(torch.Generator()), self.retrained)
 
     def original(self) -> Classifier | None:
         """See `Scenario.original`."""

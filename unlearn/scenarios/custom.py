@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from unlearn.errors import BadData, BadValue, Mismatch
 from unlearn.knobs import knob
 from unlearn.ops.division import divide, limited
+from unlearn.ops.given_oracle import GIVEN, given_oracle
 from unlearn.ops.hooks import named
 from unlearn.ops.loaders import Loaded, load, loaded
 from unlearn.ops.photos import photo_patches
@@ -25,6 +26,7 @@ from unlearn.ops.user_file import UserFile
 from unlearn.ops.weights import load_into
 from unlearn.provenance import digest
 from unlearn.registry import scenarios
+from unlearn.request import Request
 from unlearn.scenario import Material, Part, Scenario
 from unlearn.sources import Pixels, Source, Transform, as_float
 from unlearn.subject import Classifies, Subject, Trains, mode
@@ -90,11 +92,13 @@ class Custom(Scenario):
     """
 
     default_request: ClassVar[str] = "random=0.1"
+    given_oracle: ClassVar[str] = GIVEN
     modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier",)
 
     model: str = knob("", "FILE.py:FUNCTION, folder of a transformers image classifier, or hub name")
     data: str = knob("", "folder or hub name of the data, where the function returns none")
     weights: str = knob("", "file with the model's weights, where the function does not load them")
+    retrained: str = knob("", "file with the weights of the same model, retrained without what is forgotten")
     head: str = knob("", "name of the last layer; empty to find it")
     train: bool = knob(False, "train the original by `fit` too, instead of taking the weights as they are")
     image_column: str = knob("", "column of the inputs; empty to find it")
@@ -135,6 +139,10 @@ class Custom(Scenario):
         if not isinstance(self._bundle.given, Trains) or self._bundle.given.recipe is None:
             raise Mismatch(f"{self.model}: train=true needs a recipe; define fit(module, batches, seed)")
         return None
+
+    def oracle(self, request: Request) -> Subject | None:
+        """See `Scenario.oracle`."""
+        return given_oracle(self._bundle.given, self.retrained)
 
     @cached_property
     def _bundle(self) -> Bundle:
