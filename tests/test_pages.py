@@ -17,6 +17,7 @@ from unlearn.registry import metrics
 from unlearn.report import Report, html, markdown, published, reproduce, schema, table
 from unlearn.report.summary import groups, number
 from unlearn.report.verdict import CRITERIA, LIMITS, judge
+from unlearn.score import Aim, Score
 
 
 class Page(HTMLParser):
@@ -352,3 +353,37 @@ def test_the_page_in_a_real_browser_fits_a_phone_and_asks_for_nothing(tmp_path, 
     assert found["resources"] == []
     assert found["pictures"] == pictures
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (score("js/forget", 0.3, 0.1, floor=0.05), 4.0),  # a gap of 0.2
+        (Score(name="klom/forget", metric="klom", value=0.3, floor=0.2, aim=Aim.DOWN), 1.5),
+        (Score(name="agreement/test", metric="agreement", value=0.9, floor=0.95, aim=Aim.UP), None),
+        (score("js/forget", 0.3, 0.1), None),
+    ],
+)
+def test_distances_are_told_in_floors(made, expected):
+    """The distance from the oracle over that between two oracles; an agreement is no distance."""
+    (group,) = groups([report().model_copy(update={"scores": (made,)})])
+    assert group.cells[0].floors == (None if expected is None else pytest.approx(expected))
+    said = "" if expected is None else f"{expected:.3f} ×"
+    assert said in markdown.render(group.reports)
+    console = Console(file=io.StringIO(), width=120)
+    table.show(console, group.reports)
+    assert said in console.file.getvalue() and said in html.render(group.reports)
+
+
+def test_attacks_on_single_examples_have_curves_of_their_own():
+    curves = {
+        "fpr": [0.1, 1.0],
+        "members": 9,
+        "others": 9,
+        "tpr": {"unlearned": [0.5, 1.0]},
+        "auc": {"unlearned": 0.75},
+    }
+    made = report()
+    page = html.render([made.model_copy(update={"figures": {**made.figures, "attacks": {"LiRA": curves}}})])
+    assert "Attacks on single examples" in page and "LiRA attack: true-positive rate" in page
+    assert "Attacks on single examples" not in html.render([made])

@@ -107,3 +107,18 @@ def test_predictions_grow_with_the_number_of_models(on):
     assert all(seconds > 0 for seconds in few.values())
     for way in ("alone", "side-by-side"):
         assert many[way] == pytest.approx(2 * few[way])
+
+
+def test_a_report_says_what_was_predicted_and_what_it_took(tmp_path):
+    from unlearn.report import html, markdown
+
+    on = api.bench(tmp_path, "cpu")
+    wanted = [metrics.get("accuracy")(), metrics.get("iam")()]
+    asked = parse("digits/random=0.2,epochs=1")
+    expected = api.plan(on, [api.build_method("none")], asked, [Seeds()], wanted).seconds
+    ((report, _),) = api.sweep(on, [api.build_method("none")], asked, [Seeds()], wanted)
+    assert report.plan["predicted"] == pytest.approx(expected, rel=1) and report.plan["took"] > 0
+    assert "The run was planned to take" in markdown.render([report])
+    assert "Whole run, planned and taken" in html.render([report])
+    ((plain, _),) = api.sweep(on, [api.build_method("none")], asked, [Seeds()], wanted[:1])
+    assert plain.plan == {} and "planned to take" not in markdown.render([plain]), "nothing asked for models"
