@@ -28,6 +28,7 @@ NAMES = {
 }
 EVALUATION = 0.1  # seconds of a metric on one model, a generous mean; those of models come on top
 SHARE = 8  # part of the sets on which a method is timed that the store has no time of
+SMALL = 2048  # examples up to which a method that is called many times is timed on whole sets, whose batches are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +171,16 @@ def _unlearning(on: Bench, pool: Pool, method: Method[Any], n: int, seeds: Seeds
             max(0, n - len(same)) * sum(known) / len(known),
             0,
         )
-    return Item(f"calls of {method.name}", n, 0, n * _timed(on, pool, method, seeds), 0)
+    share = 1 if n > 2 and len(pool.material.train.rows) <= SMALL else SHARE
+    return Item(f"calls of {method.name}", n, 0, n * _timed(on, pool, method, seeds, share), 0)
 
 
-def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds) -> float:
-    """Seconds of a call, from one on an eighth of each set, by a model that is not trained."""
+def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds, part: int) -> float:
+    """Seconds of a call, from one on such a part of each set, by a model that is not trained."""
     trial = pool.sketch(seeds)
     for name, handle in trial.handles.items():
         if isinstance(handle, Resident) and name in ("forget", "retain"):
-            rows = handle.rows[:: min(SHARE, max(1, len(handle) // 64))]
+            rows = handle.rows[:: min(part, max(1, len(handle) // 64))]
             trial.handles[name] = handle.take(rows)
     split, _ = lend(trial, method)
     share = len(pool.material.train.rows) / max(1, sum(len(trial.handles[n]) for n in ("forget", "retain")))
