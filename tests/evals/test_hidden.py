@@ -1,5 +1,7 @@
 """What accuracy does not see: an edit of the last layer alone, and what the owner of the weights brings back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from unlearn.bench import Bench
 from unlearn.evals.accuracy import Accuracy
 from unlearn.evals.cka import Cka
+from unlearn.evals.layers import Layers
 from unlearn.evals.probe import Probe
 from unlearn.evals.recovery import Recovery
 from unlearn.ops.representations import cka
@@ -59,6 +62,32 @@ def test_what_the_scores_are(ev):
     assert of(Cka(), ev)["cka/forget"].value == pytest.approx(cka(*sides))
     debiased = of(Cka(form="debiased"), ev)["cka/forget"]
     assert debiased.variant == "debiased" and debiased.value != of(Cka(), ev)["cka/forget"].value
+
+
+def test_blocks_before_an_edited_head_know_what_the_original_knows(ev):
+    edited = ev.subjects["original"].clone()
+    with torch.no_grad():
+        edited.module.linear.weight.normal_(generator=torch.Generator().manual_seed(0))
+        edited.module.linear.weight[1:] = 0  # one direction is left
+    subjects = {**ev.subjects, "unlearned": edited}
+    planted = replace(ev, subjects=subjects, _memo={}, cache=lambda _who, _where, make, what="": make())
+    found = of(Layers(), planted)
+    assert list(found) == [f"layers/{b}" for b in ("conv1", "bn1", "layer1", "layer2", "layer3", "linear")]
+    *before, last = found.values()
+    assert all(s.value == s.original and s.n == len(ev.y("forget")) for s in before)
+    assert last.value < 0.7 < 0.9 < last.original
+    assert found["layers/layer3"].value > 0.9 > found["layers/conv1"].value, "deeper blocks know more"
+
+
+def test_the_last_block_before_the_head_gives_the_features_of_the_probe(ev):
+    """The mean over places is what enters the head; the same examples are answered as by scikit-learn."""
+    x, y = (ev.features("oracle", w).double().numpy() for w in ("fit", "forget")), ev.y("fit").numpy()
+    fit, forget = x
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(fit, y)
+    expected = theirs.score(forget, ev.y("forget").numpy())
+    found = of(Layers(penalty=0.1), ev)["layers/layer3"]
+    assert found.reference == pytest.approx(expected, abs=0.03)
+    assert found.low <= found.value <= found.high
 
 
 def test_a_few_examples_bring_back_what_only_the_last_layer_forgot(ev):
