@@ -27,7 +27,9 @@ class Cam(Metric):
     The hottest `share` of the pixels of the map, interpolated to the size of the image, and the intersection over union
     with those of another model, mean over the forget set: `cam/forget` with the oracle's, two oracles being the floor,
     and `cam/forget-original` with the original's. Random maps have about share / (2 − share). The ReLU of Grad-CAM leaves
-    the order of the pixels that it keeps and is left out, so that a map without positive pixels is a map too.
+    the order of the pixels that it keeps and is left out, so that a map without positive pixels is a map too. Where a
+    class is removed, the oracle's map is that of a logit that was only ever pushed down. A network of 8 x 8 digits has
+    maps of 2 x 2 places, which say little.
 
     References:
         Selvaraju et al., 2017, Grad-CAM: visual explanations from deep networks, arXiv:1610.02391
@@ -69,6 +71,6 @@ class Cam(Metric):
         found = []
         for batch in ev.handles["forget"].batches(ev.batch_size):
             h, w = batch.x.shape[-2:] if batch.x.dim() == 4 else (1, 1)
-            maps = grad_cam(subject, batch)
-            found.append(hottest(maps, (max(h, maps.shape[1]), max(w, maps.shape[2])), self.share).cpu())
+            maps = grad_cam(subject, batch).cpu()
+            found.append(hottest(maps, (max(h, maps.shape[1]), max(w, maps.shape[2])), self.share))
         return torch.cat(found)

@@ -99,7 +99,7 @@ class Downstream(Metric):
             BadValue: If the inputs of the one that is named have another shape or type.
         """
         own: Any = ev.handles["test"]
-        sample: Tensor = own.source.fetch(own.rows.sort().values[:SAMPLE])
+        sample: Tensor = own.source.fetch(own.rows.sort().values[:SAMPLE]).cpu()
         if self.other:
             return _named(self.other, self.examples, sample)
         if sample.dim() != 4 or sample.shape[1] not in (1, 3):
