@@ -64,17 +64,21 @@ def test_shadow_models_never_saw_the_forget_set_and_are_on_no_display(made):
 def test_margins_are_those_of_the_models_in_the_order_of_the_set(made):
     _, trial, crowd_of, _ = made
     crowd = crowd_of("half", 2)
+    assert 0 < crowd.correct("test").double().mean() < 1
     for where in ("forget", "audit"):
         for k, model in enumerate(crowd.models):
             view = trial.views.get(where)
             handle = trial.handles[where if view is None else view.base]
             batch = next(handle.batches(len(handle)))
             with torch.no_grad(), mode(model.subject.module, train=False):
-                p = model.subject.outputs(batch).double().softmax(1).gather(1, batch.y[:, None]).squeeze(1)
+                logits = model.subject.outputs(batch).double()
+            right = logits.argmax(1) == batch.y
+            p = logits.softmax(1).gather(1, batch.y[:, None]).squeeze(1)
             p = p if view is None else p[view.rows]
             torch.testing.assert_close(
                 crowd.margins(where)[k].double(), (p / (1 - p)).log(), rtol=1e-3, atol=1e-3
             )
+            assert torch.equal(crowd.correct(where)[k], right if view is None else right[view.rows])
 
 
 def test_each_training_example_is_in_one_half_of_each_pair(made):
@@ -102,7 +106,7 @@ def test_labels_of_a_views_own_are_asked_for(made):
 def test_what_models_said_is_asked_once(made, monkeypatch):
     pool, trial, crowd_of, _ = made
     first = crowd_of("half", 2).margins("test")
-    monkeypatch.setattr(crowds, "margins_of", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(crowds, "answers", lambda *_: pytest.fail("asked again"))
     again = Crowds(pool, trial, lambda t: t)("half", 2)
     assert torch.equal(again.margins("test"), first)
 

@@ -54,7 +54,7 @@ class Trained:
     models: Sequence[Model]
     rows: Sequence[Tensor]
     untouched: Trained | None = None
-    _seen: dict[str, Tensor] = field(default_factory=dict)
+    _seen: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.models)
@@ -66,14 +66,11 @@ class Trained:
 
     def margins(self, where: str) -> Tensor:
         """See `Crowd.margins`."""
-        view = self.trial.views.get(where)
-        if view is not None and view.y is None:
-            return self.margins(view.base)[:, view.rows]
-        if where not in self._seen:
-            run = Run(device=self.pool.device, progress=self.pool.progress, task="ask the models")
-            made = [self._of(m, where, view) for m in run.track(self.models, "ask", len(self.models))]
-            self._seen[where] = torch.stack(made)
-        return self._seen[where]
+        return self._answers(where, "margins")
+
+    def correct(self, where: str) -> Tensor:
+        """See `Crowd.correct`."""
+        return self._answers(where, "correct")
 
     def inside(self, where: str) -> Tensor:
         """See `Crowd.inside`."""
@@ -83,35 +80,57 @@ class Trained:
             ids = ids[view.rows]
         return torch.stack([torch.isin(ids, rows) for rows in self.rows])
 
-    def _of(self, model: Model, where: str, view: View | None) -> Tensor:
-        """Margins (n,) of one model on one set, or on a view with labels of its own, kept in the store."""
+    def _answers(self, where: str, what: str) -> Tensor:
+        view = self.trial.views.get(where)
+        if view is not None and view.y is None:
+            return self._answers(view.base, what)[:, view.rows]
+        if where not in self._seen:
+            run = Run(device=self.pool.device, progress=self.pool.progress, task="ask the models")
+            made = [self._of(m, where, view) for m in run.track(self.models, "ask", len(self.models))]
+            self._seen[where] = {
+                name: torch.stack([m[name] for m in made]) for name in ("margins", "correct")
+            }
+        return self._seen[where][what]
+
+    def _of(self, model: Model, where: str, view: View | None) -> dict[str, Tensor]:
+        """Margins (n,) of one model on one set, or on a view with labels of its own, and whether it is right (n,).
+
+        They are kept in the store.
+        """
         handle, subject = self.trial.handles[where if view is None else view.base], model.subject
         labels = "" if view is None else weights_hash({"rows": view.rows, "y": cast(Tensor, view.y)})[:16]
         recipe = {
             "model": model.address, "weights": weights_hash(subject.module.state_dict()),
             "options": self.trial.scenario.options(), "set": set_digest(handle), "material": self.trial.facts["material"],
-            "inputs": self.trial.facts["inputs"], "device": self.pool.device.type, "what": f"margins {labels}",
+            "inputs": self.trial.facts["inputs"], "device": self.pool.device.type, "what": f"margins, correct {labels}",
             "code": code_of(type(subject), modules=("unlearn.ops.shadows", *self.trial.scenario.modules)),
         }  # fmt: skip
 
         def write(folder: Path) -> None:
             save_tensors(
-                folder / "arrays.safetensors",
-                {"margins": margins_of(subject, handle, view), "rows": handle.rows},
+                folder / "arrays.safetensors", {**answers(subject, handle, view), "rows": handle.rows}
             )
 
-        return load_tensors(self.pool.store.build("outputs", recipe, write) / "arrays.safetensors")["margins"]
+        return load_tensors(self.pool.store.build("outputs", recipe, write) / "arrays.safetensors")
 
 
 @torch.inference_mode()
-def margins_of(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> Tensor:
-    """Margin of each example of a set, or of a view on it with labels of its own, in order, float32 with shape (n,)."""
+def answers(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> dict[str, Tensor]:
+    """`margins` and `correct` of each example of a set, or of a view on it with labels of its own, in order.
+
+    Margins are float32, and whether the target is the most likely class is bool, both with shape (n,).
+    """
     with mode(subject.module, train=False):
         seen = [(subject.outputs(b).float().cpu(), b.y.cpu()) for b in handle.batches(size)]
     logits, y = (torch.cat(part) for part in zip(*seen, strict=True))
     if view is not None and view.y is not None:
         logits, y = logits[view.rows], view.y
-    return margins(logits, y).float()
+    return {"margins": margins(logits, y).float(), "correct": logits.argmax(1) == y}
+
+
+def margins_of(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> Tensor:
+    """The margins of `answers` alone."""
+    return answers(subject, handle, view, size)["margins"]
 
 
 @dataclass(slots=True)

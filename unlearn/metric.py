@@ -47,7 +47,7 @@ class View:
 
 
 class Crowd(Protocol):
-    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y))."""
+    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right."""
 
     def __len__(self) -> int:
         """How many."""
@@ -55,6 +55,10 @@ class Crowd(Protocol):
 
     def margins(self, where: str) -> Tensor:
         """Margin of each model for each example of a set or view, with shape (M, n)."""
+        ...
+
+    def correct(self, where: str) -> Tensor:
+        """Whether the target is each model's most likely class for each example of a set or view, with shape (M, n)."""
         ...
 
     def inside(self, where: str) -> Tensor:

@@ -9,7 +9,17 @@ import torch
 from scipy.stats import norm
 
 from unlearn.errors import BadValue
-from unlearn.ops.ensembles import CAP, epsilon, epsilon_of, forgetting_quality, klom, klom_gauss
+from unlearn.evals.epsilon import Epsilon
+from unlearn.ops.ensembles import (
+    CAP,
+    comparator,
+    epsilon,
+    epsilon_of,
+    epsilon_of_comparator,
+    forgetting_quality,
+    klom,
+    klom_gauss,
+)
 from unlearn.ops.shadows import iam, lira, lira_offline
 
 U = torch.tensor([[0.0, 0, 1, 1, 2, 2, 3, 3]]).T
@@ -66,6 +76,58 @@ def test_epsilon_by_the_worked_value():
     assert float(forgetting_quality(torch.tensor(2.0794290), 128)) == 0.0625
     rates = torch.tensor([[0.0, 0.0], [0.0, 0.3], [0.3, 0.0], [0.5, 0.5], [0.9, 0.9]])
     assert epsilon_of(*rates.T).tolist() == [math.inf, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_comparators_epsilon_takes_the_smaller_ratio():
+    """log(0.89999 / 0.2) and log(0.79999 / 0.1): the challenge takes the second."""
+    found = float(epsilon_of_comparator(torch.tensor(0.1), torch.tensor(0.2)))
+    assert found == pytest.approx(math.log(0.89999 / 0.2), rel=1e-6) and 2**-found == pytest.approx(
+        0.3525583, abs=1e-6
+    )
+    rates = torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.5, 0.0], [0.5, 0.5], [1.0, 0.0], [0.2, 1.0]])
+    expected = [math.inf, math.log(0.99999 / 0.5), math.log(0.99999 / 0.5), 0, 0, 0]
+    assert epsilon_of_comparator(*rates.T).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_comparators_thresholds_by_hand():
+    """Half of u and three quarters of o lie above 0: who calls those o's errs with 1/2 and 1/4."""
+    u, o = torch.tensor([0.0, 0, 1, 1]), torch.tensor([0.0, 1, 1, 1])
+    by_hand = min(math.log((1 - 1e-5 - 0.5) / 0.25), math.log((1 - 1e-5 - 0.25) / 0.5))
+    assert comparator(u, o, 0, 1) == pytest.approx(by_hand, rel=1e-6) == comparator(o, u, 0, 1)
+    assert comparator(u * 9 - 4, o * 9 - 4, 0, 1) == pytest.approx(by_hand, rel=1e-6), "cut at the ends"
+    assert comparator(torch.zeros(4), torch.ones(4), 0, 1) == math.inf and comparator(u, u, 0, 1) == 0
+    assert comparator(u / 100, o / 100, 0.5, 1) == 0, "all below the first threshold, to which they are cut"
+    assert comparator(torch.tensor([0.016]), torch.tensor([0.024]), 0, 1) == 0, "the same to two digits"
+    assert comparator(torch.tensor([0.014]), torch.tensor([0.016]), 0, 1) == math.inf
+
+
+def test_the_comparators_quality_of_two_models_by_loops(world):
+    ev = world()
+    [score] = Epsilon(form="comparator").score_of(ev)
+    values = {}
+    for who in ("unlearned", "oracle", "original", "oracle2"):
+        p = [ev.outputs(who, "forget").double().div(t).softmax(1).numpy() for t in (2, 1)]
+        top = p[1].max(1)
+        values[who] = [-(p[0] * np.log(p[0])).sum(1), np.log(top) - np.log(1 - top)]
+
+    def quality(who):
+        found = []
+        for k, ends in enumerate(((0, 2.5), (-2.5, 10))):
+            u, o = (np.clip(np.round(values[w][k], 2), *ends) for w in (who, "oracle"))
+            best = 0.0
+            for limit in np.linspace(*ends, 51):
+                for a, b in ((u, o), (o, u)):
+                    fpr, fnr = np.mean(b >= limit), 1 - np.mean(a >= limit)
+                    if max(fpr, fnr) < 1 - 1e-5:
+                        rates = [min(max(r, 1e-10), 1 - 1e-5 - 1e-10) for r in (fpr, fnr)]
+                        best = max(best, min(math.log((1 - 1e-5 - r) / s) for r, s in (rates, rates[::-1])))
+            found.append(2**-best)
+        return sum(found) / 2
+
+    assert score.value == pytest.approx(quality("unlearned"), rel=1e-6) and 0 < score.value < 1
+    assert score.original == pytest.approx(quality("original"), rel=1e-6)
+    assert score.floor == pytest.approx(quality("oracle2"), rel=1e-6)
+    assert score.variant == "comparator" and Epsilon(form="comparator").wants() == {}
 
 
 def reference(u, o, double):

@@ -17,6 +17,7 @@ from unlearn.evals.collapse import collapsed
 from unlearn.evals.ece import ece
 from unlearn.evals.entropy import beyond, w1
 from unlearn.evals.h_mean import h_mean
+from unlearn.evals.nomus import indiscernibility, nomus
 from unlearn.evals.per_class import class_drops
 from unlearn.evals.relearn import ain
 from unlearn.evals.tow import tow
@@ -59,6 +60,12 @@ def test_tug_of_war_of_saluns_table():
 def test_h_mean_of_gs_lora():
     assert h_mean(71.16, 70.88) == pytest.approx(71.0197240, rel=1e-8)
     assert h_mean(0.9, 0.0) == h_mean(0.9, -0.1) == h_mean(0.0, 0.5) == 0
+
+
+def test_nomus_and_indiscernibility_of_the_worked_examples():
+    assert nomus(0.90, 0.55) == pytest.approx(0.90, rel=1e-12) == indiscernibility(0.55)
+    assert nomus(0.8, 0.5, 0.25) == pytest.approx(0.95)
+    assert [indiscernibility(a) for a in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.5, 1, 0.5, 0]
 
 
 def test_divergence_of_the_worked_example():

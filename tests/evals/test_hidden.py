@@ -1,15 +1,21 @@
 """What accuracy does not see: an edit of the last layer alone, and what the owner of the weights brings back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unlearn.bench import Bench
 from unlearn.evals.accuracy import Accuracy
 from unlearn.evals.cka import Cka
+from unlearn.evals.downstream import Downstream
+from unlearn.evals.layers import Layers
 from unlearn.evals.probe import Probe
 from unlearn.evals.recovery import Recovery
 from unlearn.ops.representations import cka
@@ -18,6 +24,8 @@ from unlearn.pool import Pool
 from unlearn.scenario import Seeds, parse
 from unlearn.store import Store
 from unlearn.subject import mode
+
+CACHE = lambda _who, _where, make, what="": make()  # noqa: E731
 
 pytestmark = pytest.mark.xdist_group("hidden")
 
@@ -59,6 +67,63 @@ def test_what_the_scores_are(ev):
     assert of(Cka(), ev)["cka/forget"].value == pytest.approx(cka(*sides))
     debiased = of(Cka(form="debiased"), ev)["cka/forget"]
     assert debiased.variant == "debiased" and debiased.value != of(Cka(), ev)["cka/forget"].value
+
+
+def test_blocks_before_an_edited_head_know_what_the_original_knows(ev):
+    edited = ev.subjects["original"].clone()
+    with torch.no_grad():
+        edited.module.linear.weight.normal_(generator=torch.Generator().manual_seed(0))
+        edited.module.linear.weight[1:] = 0  # one direction is left
+    subjects = {**ev.subjects, "unlearned": edited}
+    planted = replace(ev, subjects=subjects, _memo={}, cache=CACHE)
+    found = of(Layers(), planted)
+    assert list(found) == [f"layers/{b}" for b in ("conv1", "bn1", "layer1", "layer2", "layer3", "linear")]
+    *before, last = found.values()
+    assert all(s.value == s.original and s.n == len(ev.y("forget")) for s in before)
+    assert last.value < 0.7 < 0.9 < last.original
+    assert found["layers/layer3"].value > 0.9 > found["layers/conv1"].value, "deeper blocks know more"
+
+
+def test_the_last_block_before_the_head_gives_the_features_of_the_probe(ev):
+    """The mean over places is what enters the head; the same examples are answered as by scikit-learn."""
+    x, y = (ev.features("oracle", w).double().numpy() for w in ("fit", "forget")), ev.y("fit").numpy()
+    fit, forget = x
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(fit, y)
+    expected = theirs.score(forget, ev.y("forget").numpy())
+    found = of(Layers(penalty=0.1), ev)["layers/layer3"]
+    assert found.reference == pytest.approx(expected, abs=0.03)
+    assert found.low <= found.value <= found.high
+
+
+def test_another_scenario_as_the_task_downstream(ev):
+    """Here it is the digits again, whose features are known: four fifths are learnt from, seed 2."""
+    x, y = ev.features("original", "test").double().numpy(), ev.y("test").numpy()
+    order = ev.index("test").argsort().numpy()
+    learn, answer = train_test_split(order, test_size=0.2, random_state=2)
+    found = of(Downstream(other="digits", neighbours=3), ev)
+    for name, model in (
+        ("downstream/probe", make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))),
+        ("downstream/knn", KNeighborsClassifier(3, metric="cosine", algorithm="brute")),
+    ):
+        score = found[name]
+        assert score.original == pytest.approx(
+            model.fit(x[learn], y[learn]).score(x[answer], y[answer]), abs=0.015
+        )
+        assert score.value == score.original > 0.9, "the features of an edited head are the original's"
+        assert score.variant == "digits" and score.n == len(answer) and score.low < score.value < score.high
+    assert of(Downstream(other="digits", examples=50), ev)["downstream/knn"].n == 10
+
+
+def test_patches_of_two_photographs_show_wrecked_features(ev):
+    wrecked = ev.subjects["original"].clone()
+    with torch.no_grad():
+        wrecked.module.layer1[0].bn2.weight.zero_()
+        wrecked.module.layer1[0].bn2.bias.fill_(-1000)  # all behind a ReLU that never opens
+        wrecked.module.layer1[0].shortcut = torch.nn.Identity()
+    subjects = {**ev.subjects, "unlearned": wrecked}
+    found = of(Downstream(), replace(ev, subjects=subjects, _memo={}, cache=CACHE))
+    assert found["downstream/probe"].value < 0.6 < 0.8 < found["downstream/probe"].original
+    assert found["downstream/knn"].value < 0.6 < 0.8 < found["downstream/knn"].reference
 
 
 def test_a_few_examples_bring_back_what_only_the_last_layer_forgot(ev):

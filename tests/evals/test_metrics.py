@@ -294,3 +294,15 @@ def test_bad_fields_are_refused():
     for wrong in (lambda: Aus(variant="duck"), lambda: Mia(draws=0), lambda: Relearn(lr=0.0)):
         with pytest.raises(BadValue):
             wrong()
+
+
+@pytest.mark.parametrize("removed", [(), (2,)])
+def test_nomus_is_made_of_test_accuracy_and_the_attack(world, removed):
+    ev = world(removed)
+    found, attack = scores("nomus", ev), scores("mia", ev)["mia/loss/balanced"]
+    test = "test_retain" if removed else "test"
+    for who in ("value", "original", "reference"):
+        apart = 1 - 2 * abs(getattr(attack, who) - 0.5)
+        assert getattr(found["nomus/indiscernibility"], who) == pytest.approx(apart)
+        model = {"value": "unlearned", "reference": "oracle"}.get(who, who)
+        assert getattr(found["nomus"], who) == pytest.approx((hits(ev, model, test) + apart) / 2)

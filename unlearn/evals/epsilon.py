@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
-from unlearn.ops.ensembles import CAP, epsilon, forgetting_quality
+from unlearn.ops.ensembles import CAP, comparator, epsilon, forgetting_quality
+from unlearn.ops.shadows import margins
+from unlearn.ops.signals import entropies, log_probabilities
 from unlearn.ops.stats import ends_of_mean, over_examples
 from unlearn.registry import metrics
+
+COMPARED: tuple[tuple[Callable[[Tensor], Tensor], tuple[float, float]], ...] = (
+    (lambda logits: entropies(log_probabilities(logits / 2)), (0.0, 2.5)),
+    (lambda logits: margins(logits, logits.argmax(1)), (-2.5, 10.0)),
+)
+"""What Unlearning Comparator looks at, of logits (N, C), and its first and last threshold."""
 
 
 @metrics.register("epsilon")
@@ -23,7 +32,13 @@ class Epsilon(Metric):
     `unlearn.ops.ensembles`. F of two sets of oracles is far below 1 (about 0.22 with one threshold, 0.05 to 0.1 with
     two), so `epsilon/quality` is F as a multiple of that floor, and F itself comes with it.
 
+    `form="comparator"` is the number of the same name in Unlearning Comparator, a much weaker attack: one unlearned
+    model and one oracle, one histogram of all forgotten examples, 51 fixed thresholds, and the smaller of the two ratios;
+    FQ = 2^−ε, mean of that by the entropy at temperature 2 and that by the confidence. A parity score.
+
     References:
+        Lee et al., 2025, Unlearning Comparator: a visual analytics system for comparative evaluation of machine
+        unlearning methods, arXiv:2508.12730
         Triantafillou et al., 2024, Are we making progress in unlearning? Findings from the first NeurIPS unlearning
         competition, arXiv:2406.09073
 
@@ -34,13 +49,18 @@ class Epsilon(Metric):
     basic: ClassVar[bool] = False
     models: int = knob(16, "unlearned models, and oracles on each side", ge=3)
     double: bool = knob(False, "attacks by two thresholds as well")
+    form: Literal["challenge", "comparator"] = knob("challenge", "which of the definitions in use")
 
     def wants(self) -> dict[str, int]:
         """See `Metric.wants`."""
+        if self.form == "comparator":
+            return {}
         return {"unlearned": self.models, "shadow": 2 * self.models}
 
     def measure(self, ev: Evidence) -> list[Score]:
         """The score, as a multiple of its floor and by itself, and the median ε."""
+        if self.form == "comparator":
+            return [self._parity(ev)]
         done = ev.crowd("unlearned", self.models)
         oracles, others = ev.crowd("shadow", 2 * self.models).margins("forget").chunk(2)
         crowds = {
@@ -62,6 +82,17 @@ class Epsilon(Metric):
             self._score("score", quality),
             self._made("median", middle, Aim.DOWN, len(mine), **ends),
         ]
+
+    def _parity(self, ev: Evidence) -> Score:
+        def quality(a: str, b: str) -> float:
+            u, o = (ev.outputs(who, "forget") for who in (a, b))
+            found = [comparator(of(u), of(o), *ends) for of, ends in COMPARED]
+            return sum(2**-e for e in found) / len(found)
+
+        return ev.distance(
+            "epsilon/quality", quality, Aim.UP, metric=self.name, variant=self.form, n=len(ev.y("forget")),
+            note="parity: one pair of models, one histogram of all forgotten examples",
+        )  # fmt: skip
 
     def _score(self, what: str, found: dict[str, Tensor], **rest: Any) -> Score:
         value, mine = {who: float(q.mean()) for who, q in found.items()}, found["unlearned"]

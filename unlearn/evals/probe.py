@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
-from unlearn.ops.representations import knn_accuracy
+from unlearn.ops.representations import knn_accuracy, linear_accuracy
 from unlearn.ops.sets import scored
 from unlearn.ops.stats import wilson
 from unlearn.registry import metrics
@@ -50,15 +50,8 @@ class Probe(Metric):
                         low=low, high=high, interval="wilson 95 %")  # fmt: skip
 
     def _linear(self, ev: Evidence, who: str, where: str) -> float:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         x, y = _sorted(ev, who, "fit")
-        if len(y.unique()) < 2:
-            return float((ev.y(where) == y[0]).double().mean())
-        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=self.penalty, max_iter=2000)).fit(x, y)
-        return float(fitted.score(ev.features(who, where).double().numpy(), ev.y(where).numpy()))
+        return linear_accuracy(x, y, ev.features(who, where), ev.y(where), self.penalty)
 
     def _near(self, ev: Evidence, who: str, where: str) -> float:
         x, y = _sorted(ev, who, "fit")

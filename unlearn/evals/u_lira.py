@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,12 +34,17 @@ class ULira(Metric):
         Hayes et al., 2024, Inexact unlearning needs more careful evaluations to avoid a false sense of privacy,
         arXiv:2403.01218
 
+        Cadet et al., 2024, Deep unlearn: benchmarking machine unlearning, arXiv:2410.01276 (`signal="correctness"`)
+
     Differences from the authors' released code:
         Both worlds come from the same K models; theirs trains models for each. In each, other points were unlearned too.
+        Deep Unlearn fits the normal distributions to whether the answer is right, 0 or 1, instead of the margin, a weaker
+        signal: `signal="correctness"`. Theirs fits them to the attacked model too, and gives nothing where all agree.
     """
 
     basic: ClassVar[bool] = False
     models: int = knob(16, "models K; an even number, 64 for a spread of each point's own", ge=4)
+    signal: Literal["margin", "correctness"] = knob("margin", "what the attack sees of an answer")
     shared: bool = knob(True, "one σ for all points, better below some 64 models")
 
     def wants(self) -> dict[str, int]:
@@ -65,12 +70,14 @@ class ULira(Metric):
 
     def _score(self, what: str, found: dict[str, dict[str, Tensor]], floor: float, **rest: object) -> Score:
         mine, before = (found[who][what] for who in ("unlearned", "original"))
-        return Score(name=f"u-lira/{what}", metric=self.name, value=float(mine.mean()), original=float(before.mean()),
+        variant = "" if self.signal == "margin" else self.signal
+        return Score(name=f"u-lira/{what}", metric=self.name, variant=variant, value=float(mine.mean()), original=float(before.mean()),
                      floor=floor, aim=Aim.DOWN, **ends_of_mean(mine), **rest)  # fmt: skip
 
     def _attacked(self, crowd: Crowd) -> dict[str, Tensor]:
         """Area, accuracy and hits of the attack on each model, with shape (K,); thresholds are those of all."""
-        seen, inside = crowd.margins("points"), crowd.inside("points")
+        seen = crowd.margins("points") if self.signal == "margin" else crowd.correct("points").double()
+        inside = crowd.inside("points")
         others = ~torch.eye(len(crowd), dtype=torch.bool)
         signal = [lira(seen[k], seen[o], inside[o], self.shared).numpy() for k, o in enumerate(others)]
         pairs = [(s[i], s[~i]) for s, i in zip(signal, inside.numpy(), strict=True)]

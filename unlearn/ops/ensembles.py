@@ -96,6 +96,45 @@ def epsilon_of(fpr: Tensor, fnr: Tensor, delta: float = TINY) -> Tensor:
     return torch.where(none, torch.inf, found)
 
 
+def epsilon_of_comparator(fpr: Tensor, fnr: Tensor, delta: float = TINY) -> Tensor:
+    """ε as Unlearning Comparator counts it: from the smaller of the two ratios of `epsilon_of`, not the larger.
+
+    A rate of zero counts as 1e-10 and is not set aside; 0 where one is 1.
+
+    Example:
+        >>> round(float(epsilon_of_comparator(torch.tensor(0.1), torch.tensor(0.2))), 4)
+        1.5041
+    """
+    rates = [r.double().clamp(1e-10, 1 - delta - 1e-10) for r in (fpr, fnr)]
+    first, second = ((1 - delta - a).log() - b.log() for a, b in (rates, rates[::-1]))
+    found = torch.minimum(first, second).clamp_min(0)
+    found = torch.where((fpr >= 1 - delta) | (fnr >= 1 - delta), 0.0, found)
+    return torch.where((fpr == 0) & (fnr == 0), torch.inf, found)
+
+
+def comparator(u: Tensor, o: Tensor, low: float, high: float) -> float:
+    """Largest ε of 51 thresholds between two ends that tell one unlearned model from one oracle, over all examples.
+
+    An attack calls those unlearned, or those of the oracle, whose value is at least the threshold. No example has an ε
+    of its own. Values are rounded to two digits and cut at the ends, as in the released code.
+
+    Args:
+        u: A value of the unlearned model for each example, with shape (N,).
+        o: The oracle's, with shape (M,).
+        low: First threshold.
+        high: Last threshold.
+
+    References:
+        Lee et al., 2025, Unlearning Comparator, arXiv:2508.12730
+    """
+    limits = torch.linspace(low, high, 51, dtype=torch.float64)[:, None]
+    above_u, above_o = (
+        (x.double().round(decimals=2).clamp(low, high) >= limits).double().mean(1) for x in (u, o)
+    )
+    found = [epsilon_of_comparator(fpr, 1 - tpr) for tpr, fpr in ((above_u, above_o), (above_o, above_u))]
+    return float(torch.cat(found).max())
+
+
 def epsilon(u: Tensor, o: Tensor, double: bool = False, delta: float = TINY) -> Tensor:
     """Largest ε over all attacks that tell unlearned models from oracles by their margins, with shape (N,).
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +48,54 @@ def find_head(module: nn.Module, x: Tensor) -> str:
             f"{type(module).__name__} has no linear layer to take as its head; name the last layer with head='...'"
         )
     return names[linear[-1]]
+
+
+def blocks(module: nn.Module, x: Tensor, least: int = 5) -> dict[str, nn.Module]:
+    """The stages of a network by name, in the order in which a forward pass over `x` leaves them.
+
+    They are the children that hold weights; while there are fewer than `least`, the largest one that has such children
+    of its own is replaced by them, and so is a list of modules, which no pass enters.
+    """
+    found, left = [module], _left(module, x)
+    while len(found) < least and (wide := [m for m in found if _parts(m, left)]):
+        largest = max(wide, key=lambda m: sum(p.numel() for p in m.parameters()))
+        found = [m for m in found if m is not largest] + _parts(largest, left)
+    names = {m: n for n, m in module.named_modules()}
+    return {names[m]: m for m in sorted(found, key=left.__getitem__)}
+
+
+def _left(module: nn.Module, x: Tensor) -> dict[nn.Module, int]:
+    """Modules that a forward pass over `x` enters, with their place in the order in which it last leaves them."""
+    order: dict[nn.Module, int] = {}
+    clock = itertools.count()
+
+    def see(m: nn.Module, _inputs: Any, _out: Any) -> None:
+        order[m] = next(clock)
+
+    with torch.no_grad(), mode(module, train=False), watching(list(module.modules()), see):
+        module(x)
+    return order
+
+
+def _parts(module: nn.Module, left: Mapping[nn.Module, int]) -> list[nn.Module]:
+    """Children with weights that a pass enters, and of others, such as lists, their children."""
+    own = [m for m in module.children() if next(m.parameters(), None) is not None]
+    return [part for m in own for part in ([m] if m in left else _parts(m, left))]
+
+
+def pooled(out: Any) -> Tensor | None:
+    """What a block gives for each example as one vector (B, D): means over places, of images or tokens.
+
+    Args:
+        out: With shape (B, D), (B, L, D) or (B, D, *), or a tuple that starts with that.
+
+    Returns:
+        The vectors, or None for anything else.
+    """
+    first = out[0] if isinstance(out, tuple) and out else out
+    if not isinstance(first, Tensor) or first.dim() < 2:
+        return None
+    return first.mean(1) if first.dim() == 3 else first.flatten(2).mean(2) if first.dim() > 3 else first
 
 
 def named(module: nn.Module, name: str) -> nn.Module:

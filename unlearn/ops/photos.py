@@ -1,4 +1,4 @@
-"""Surrogate images that need no download: patches of the photographs that scikit-learn ships."""
+"""Images that need no download: patches of the photographs that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ def photo_patches(n: int, size: int, channels: int, seed: int = 0) -> Arrays:
     if channels == 1:
         patches = patches.mean(1, keepdim=True)
     return Arrays(patches.round().to(torch.uint8), torch.zeros(n, dtype=torch.long))
+
+
+def which_photo(n: int, shape: tuple[int, int, int], seed: int = 0) -> Arrays:
+    """A labelled task that needs no download: which of two photographs a patch is from.
+
+    Args:
+        n: Number of patches, of both photographs by turns.
+        shape: Channels, 1 or 3, height and width of a patch.
+        seed: Of the choice; with another one other patches than those of `photo_patches`.
+
+    Returns:
+        A source of uint8 images (n, C, H, W); the targets are 0 and 1.
+    """
+    channels, height, width = shape
+    square = photo_patches(n, max(height, width), channels, seed)
+    return Arrays(square.x[:, :, :height, :width].contiguous(), torch.arange(n) % 2)
 
 
 def _patch(photo: Tensor, size: int, rng: torch.Generator) -> Tensor:

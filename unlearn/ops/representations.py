@@ -87,6 +87,31 @@ def knn_accuracy(train: Tensor, labels: Tensor, x: Tensor, y: Tensor, k: int = 5
     return hits / len(x)
 
 
+def linear_accuracy(train: Tensor, labels: Tensor, x: Tensor, y: Tensor, penalty: float = 1.0) -> float:
+    """Share of examples whose class a logistic regression on standardised features names.
+
+    Args:
+        train: Features to fit on, with shape (N, D).
+        labels: Their classes, with shape (N,); of one class alone, that is the answer.
+        x: Features of the examples, with shape (M, D).
+        y: Their classes, with shape (M,).
+        penalty: Inverse strength C of the L2 penalty.
+
+    Returns:
+        The share, or NaN where a feature is not finite.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if not (train.isfinite().all() and x.isfinite().all()):
+        return float("nan")
+    if len(labels.unique()) < 2:
+        return float((y == labels[0]).double().mean())
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
+    return float(probe.fit(train.double(), labels).score(x.double().numpy(), y.numpy()))
+
+
 def hlr(outputs: Tensor, features: Tensor) -> float:
     """Harmonic mean of what is left of agreement with a retrained model in outputs and in features, 0 to 1.
 

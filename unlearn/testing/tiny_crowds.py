@@ -49,6 +49,10 @@ class TinyCrowd:
         """See `Crowd.margins`."""
         return self._around(where) + 0.5 * self.inside(where)
 
+    def correct(self, where: str) -> Tensor:
+        """See `Crowd.correct`; here, where the target is likelier than all other classes together."""
+        return self.margins(where) > 0
+
     def inside(self, where: str) -> Tensor:
         """See `Crowd.inside`: of `half` and `audit`, every second model by the parity of an example's id."""
         ids = self._ids(where)

@@ -1,0 +1,71 @@
+"""LiRA for unlearning on margins and on correct answers, against a loop with scipy's densities."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from unlearn.evals.u_lira import ULira
+
+K, N = 8, 60
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Eight models; half of them unlearned each point, and are right of it more often."""
+
+    seen: torch.Tensor
+    right: torch.Tensor
+    within: torch.Tensor
+    before: object = None
+
+    def __len__(self):
+        return K
+
+    def margins(self, where):
+        return self.seen
+
+    def correct(self, where):
+        return self.right
+
+    def inside(self, where):
+        return self.within
+
+
+def crowd():
+    rng = torch.Generator().manual_seed(0)
+    within = torch.rand(K, N, generator=rng).argsort(0) < K // 2
+    seen = torch.randn(K, N, generator=rng) + within
+    right = torch.rand(K, N, generator=rng) < 0.4 + 0.4 * within
+    made = Fixed(seen, right, within)
+    return replace(made, before=made)
+
+
+@pytest.mark.parametrize("signal", ["margin", "correctness"])
+def test_each_model_is_attacked_with_the_others(signal):
+    made = crowd()
+
+    class Lent:
+        def crowd(self, kind, n):
+            assert (kind, n) == ("audit", K)
+            return made
+
+    metric = ULira(models=K, shared=True, signal=signal)
+    found = {s.name: s for s in metric.measure(Lent())}
+    x = (made.seen if signal == "margin" else made.right).double().numpy()
+    areas, within = [], made.within.numpy()
+    for k in range(K):
+        others = [j for j in range(K) if j != k]
+        fits = []
+        for side in (True, False):
+            rows = [[x[j, i] for j in others if within[j, i] == side] for i in range(N)]
+            spread = sum(np.var(r) * len(r) for r in rows) / sum(len(r) - 1 for r in rows)
+            fits.append([norm(np.mean(r), np.sqrt(spread)) for r in rows])
+        ratio = [fits[0][i].logpdf(x[k, i]) - fits[1][i].logpdf(x[k, i]) for i in range(N)]
+        areas.append(roc_auc_score(within[k], np.round(ratio, 9)))
+    assert found["u-lira/auc"].value == pytest.approx(np.mean(areas), abs=0.005)
+    assert found["u-lira/auc"].variant == ("" if signal == "margin" else "correctness")
+    assert 0.55 < found["u-lira/auc"].value < 0.9
