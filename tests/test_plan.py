@@ -122,3 +122,17 @@ def test_a_report_says_what_was_predicted_and_what_it_took(tmp_path):
     assert "Whole run, planned and taken" in html.render([report])
     ((plain, _),) = api.sweep(on, [api.build_method("none")], asked, [Seeds()], wanted[:1])
     assert plain.plan == {} and "planned to take" not in markdown.render([plain]), "nothing asked for models"
+
+
+def test_calls_with_other_seeds_or_on_other_examples_are_not_there_yet(tmp_path):
+    on = api.bench(tmp_path, "cpu")
+    wanted = [metrics.get("accuracy")(), *wanting(unlearned=2)]
+    api.sweep(on, [api.build_method("none")], parse(SMALL), [Seeds()], wanted)
+
+    def calls(text, seed):
+        made = api.plan(on, [api.build_method("none")], parse(text), [Seeds(seed, seed, seed)], wanted)
+        return next((i.needed, i.there) for i in made.items if i.what == "calls of none")
+
+    assert calls(SMALL, 0) == (3, 3)
+    assert calls(SMALL, 1) == (3, 0)
+    assert calls("digits/random=0.3,epochs=1", 0) == (3, 0)

@@ -196,7 +196,7 @@ class Crowds:
         pairs = run.track(list(zip(before.models, forget, strict=True)), "unlearn")
         return [self._without(model, rows, k) for k, (model, rows) in enumerate(pairs)]
 
-    def _without(self, model: Model, forget: Tensor, seed: int) -> Model:
+    def _without(self, model: Model, forget: Tensor, k: int) -> Model:
         """A model from which the method removed some examples that it was trained on."""
         kept = self.pool.rows_of(model)
         handles = dict(self.trial.handles)
@@ -212,7 +212,7 @@ class Crowds:
                 oracles=[],
                 oracle_bases=[],
                 seeds=Seeds(
-                    model_seed(self.trial, seed), self.trial.seeds.draw, model_seed(self.trial, seed)
+                    model_seed(self.trial.seeds, k), self.trial.seeds.draw, model_seed(self.trial.seeds, k)
                 ),
             )
         )
@@ -287,6 +287,6 @@ def halves(size: int, n: int) -> list[Tensor]:
     return found
 
 
-def model_seed(trial: Trial, k: int) -> int:
-    """Seed of the method on the k-th model of a crowd."""
-    return SEEDS["unlearned"] + 1000 * trial.seeds.method + k
+def model_seed(seeds: Seeds, k: int) -> int:
+    """Seed of the method on the k-th model of a crowd, in a trial of these seeds."""
+    return SEEDS["unlearned"] + 1000 * seeds.method + k

@@ -15,7 +15,7 @@ from unlearn.crew import Job, measured, missing
 from unlearn.data import Resident
 from unlearn.method import Method
 from unlearn.metric import Metric
-from unlearn.pool import Pool
+from unlearn.pool import Pool, set_digest
 from unlearn.runtime import Run
 from unlearn.scenario import Seeds, steps
 from unlearn.store import address, read_json
@@ -110,8 +110,7 @@ def plan(
         ):
             made.items.append(_training(pool, what, some, at_once))
     for method in methods:
-        n = len(seeds) * (1 + wanted.get("unlearned", 0) + wanted.get("audit", 0))
-        made.items.append(_unlearning(on, pool, method, n, seeds[0]))
+        made.items.append(_unlearning(on, pool, method, seeds, wanted))
     models = 2 + oracles + sum(wanted.values())
     made.items.append(Item("evaluations", calls, 0, calls * EVALUATION * (len(metrics) + 0.05 * models), 0))
     return made
@@ -157,22 +156,29 @@ def _training(pool: Pool, what: str, jobs: Sequence[Job], at_once: bool) -> Item
     return Item(what, len(jobs), len(jobs) - len(todo), seconds, len(todo) * size)
 
 
-def _unlearning(on: Bench, pool: Pool, method: Method[Any], n: int, seeds: Seeds) -> Item:
+def _unlearning(
+    on: Bench, pool: Pool, method: Method[Any], seeds: Sequence[Seeds], wanted: Mapping[str, int]
+) -> Item:
     """Calls of a method: as long as those that the store knows, or as a part of the sets takes."""
+    each = wanted.get("unlearned", 0) + wanted.get("audit", 0)
+    n, what = len(seeds) * (1 + each), f"calls of {method.name}"
     same = [e for e in on.store.entries("unlearned")
             if e.recipe["method"] == {"name": method.name, "values": method.to_dict()} and e.recipe["device"] == on.device.type
             and e.recipe["material"] == pool.material.content]  # fmt: skip
-    if same:
-        known = [float(read_json(e.path / "info.json")["seconds"]) for e in same]
-        return Item(
-            f"calls of {method.name}",
-            n,
-            min(n, len(same)),
-            max(0, n - len(same)) * sum(known) / len(known),
-            0,
-        )
-    share = 1 if n > 2 and len(pool.material.train.rows) <= SMALL else SHARE
-    return Item(f"calls of {method.name}", n, 0, n * _timed(on, pool, method, seeds, share), 0)
+    if not same:
+        share = 1 if n > 2 and len(pool.material.train.rows) <= SMALL else SHARE
+        return Item(what, n, 0, n * _timed(on, pool, method, seeds[0], share), 0)
+    own = {s.method for s in seeds} | {crowds.model_seed(s, k) for s in seeds for k in range(each)}
+    sets = {
+        set_digest(pool.shelf.of(pool.material.train, pool.draw(s, k)[1]))
+        for s in seeds
+        for k in range(len(steps(pool.scenario.request)))
+    }
+    there = [e for e in same if e.recipe["seed"] in own]
+    there = [e for e in there if e.recipe["data"]["forget"] in sets or wanted.get("audit")]
+    known = [float(read_json(e.path / "info.json")["seconds"]) for e in same]
+    left = n - min(n, len(there))
+    return Item(what, n, n - left, left * sum(known) / len(known), 0)
 
 
 def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds, part: int) -> float:
