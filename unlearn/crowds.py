@@ -85,11 +85,12 @@ class Trained:
 
     def _of(self, model: Model, where: str, view: View | None) -> Tensor:
         """Margins (n,) of one model on one set, or on a view with labels of its own, kept in the store."""
-        handle, subject = self.trial.handles[where if view is None else view.base], model.subject
+        name, subject = where if view is None else view.base, model.subject
+        handle = self.trial.handles[name]
         labels = "" if view is None else weights_hash({"rows": view.rows, "y": cast(Tensor, view.y)})[:16]
         recipe = {
             "model": model.address, "weights": weights_hash(subject.module.state_dict()),
-            "options": self.trial.scenario.options(), "set": set_digest(handle), "material": self.trial.facts["material"],
+            "options": self.trial.scenario.options(), "set": set_digest(handle), "name": name, "material": self.trial.facts["material"],
             "inputs": self.trial.facts["inputs"], "device": self.pool.device.type, "what": f"margins {labels}",
             "code": code_of(type(subject), modules=("unlearn.ops.shadows", *self.trial.scenario.modules)),
         }  # fmt: skip
@@ -146,7 +147,7 @@ class Crowds:
 
     def jobs(self, kind: str, n: int) -> list[Job]:
         """What has to be trained for a crowd."""
-        return jobs(kind, n, self._kept("forget"), self._kept("retain"))
+        return jobs(kind, n, self._kept("forget"), self._kept("retain"), self.trial.clean)
 
     def _trained(self, kind: str, n: int) -> Trained:
         jobs = self.jobs(kind, n)
@@ -199,7 +200,7 @@ class Crowds:
         return torch.isin(self.pool.material.train.rows, rows)
 
 
-def jobs(kind: str, n: int, forget: Tensor, retain: Tensor) -> list[Job]:
+def jobs(kind: str, n: int, forget: Tensor, retain: Tensor, clean: Tensor | None = None) -> list[Job]:
     """What has to be trained for a crowd of n models of a kind.
 
     Args:
@@ -207,10 +208,11 @@ def jobs(kind: str, n: int, forget: Tensor, retain: Tensor) -> list[Job]:
         n: How many.
         forget: What a request forgets, as a mask of shape (N,).
         retain: What it keeps, as a mask of shape (N,).
+        clean: What an oracle may see, as a mask of shape (N,); the same if None.
     """
     masks = {
         "half": lambda: halves(len(forget), n),
-        "shadow": lambda: [retain] * n,
+        "shadow": lambda: [retain if clean is None else clean] * n,
         "unlearned": lambda: [retain | forget] * n,
         "audit": lambda: audited(len(forget), n),
     }

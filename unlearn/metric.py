@@ -305,6 +305,8 @@ class Metric(Declared, ABC):
     """Protocol of the subjects that it can measure."""
     basic: ClassVar[bool] = True
     """Whether it belongs to every suite, see `unlearn.suites`."""
+    ways: ClassVar[tuple[str, ...]] = ()
+    """Kinds of spoilt examples, see `Labels.way`, of which a scenario must hold one; none where it needs none."""
     extras: ClassVar[str] = ""
     """How to get what it needs and this package does not bring, such as other packages, or weights from a hub."""
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearn.checks import check_labels, check_weights, probe
 from unlearn.concepts import asked, at_once
-from unlearn.data import RESIDENT_BYTES, Handle, Resident, Stream
-from unlearn.errors import BadData, BadValue, BadWeights
+from unlearn.data import RESIDENT_BYTES, Resident, Stream
+from unlearn.errors import BadValue
 from unlearn.ops.recipe import Recipe
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.provenance import code_of
@@ -22,7 +23,6 @@ from unlearn.request import Labels, Request
 from unlearn.runtime import Progress, Run, Silent, seeded_globals
 from unlearn.scenario import (
     Material,
-    Part,
     Scenario,
     Seeds,
     Shelf,
@@ -32,7 +32,7 @@ from unlearn.scenario import (
     steps,
 )
 from unlearn.store import Entry, Store, address, read_json
-from unlearn.subject import Classifies, Subject, Trains, mode
+from unlearn.subject import Subject, Trains
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Pool:
             oracles: How many retrained references; two or more give noise floors.
         """
         request, forget, before = self.draw(seeds, step)
-        train, kept = self.material.train, ~(forget | before)
+        train, kept, clean = self.material.train, ~(forget | before), self.clean(seeds, step)
         removed = removed_classes(train.labels, forget | before)
         now = tuple(c for c in removed if (train.labels.y[forget] == c).any())
         original = previous or self.original(seeds.train)
@@ -176,6 +176,9 @@ class Pool:
         if handles:
             probe(original.subject, handles["forget"])
             views = audit_views(request, self.material, removed, now)
+            read = {train.labels.way, *(v.base.partition("_")[0] for v in views.values())}
+            extra = self.material.extra.items()
+            handles |= {n: self.shelf.of(part) for n, part in extra if n.partition("_")[0] in read}
         prompts, gallery = asked(self.scenario, step)
         handles |= {name: self.shelf.on(source) for name, source in prompts.items()}
         if views and before.any():
@@ -183,7 +186,8 @@ class Pool:
         notes: tuple[str, ...] = ()
         made: list[Model] = []
         if self.can_train():
-            made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
+            notes = _identified(train.labels, kept, clean)
+            made = [self.trained(clean, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
         elif (given := self.scenario.oracle(request)) is not None and self._alone(before):
             made = [self._given(given)]
             notes = (
@@ -200,8 +204,14 @@ class Pool:
             views, removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
-            gallery,
+            gallery, clean=clean,
         )  # fmt: skip
+
+    def clean(self, seeds: Seeds, step: int) -> Tensor:
+        """What an oracle of a step may see, as a mask of shape (N,)."""
+        labels = self.material.train.labels
+        unseen = [r.unseen(labels, mask) for r, mask in drawn(self.scenario, labels, seeds.draw)[: step + 1]]
+        return ~torch.stack(unseen).any(0)
 
     def sketch(self, seeds: Seeds) -> Trial:
         """The first step of a trial around an untrained model: enough to time a method on."""
@@ -230,7 +240,9 @@ class Pool:
             "fit": self.shelf.of(m.fit),
             "test": self.shelf.of(m.test),
         }
-        return found if m.surrogate is None else {**found, "surrogate": self.shelf.on(m.surrogate)}
+        if m.surrogate is not None:
+            found["surrogate"] = self.shelf.on(m.surrogate)
+        return found
 
     def draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
@@ -257,6 +269,14 @@ class Pool:
         return make
 
 
+def _identified(labels: Labels, kept: Tensor, clean: Tensor) -> tuple[str, ...]:
+    """What a reader must know where not all that was spoilt is forgotten, and the oracle saw none of it."""
+    if labels.spoilt is None or not (kept & ~clean).any():
+        return ()
+    n, known = int(labels.spoilt.sum()), int((labels.spoilt & ~kept).sum())
+    return (f"The oracle never saw any of the {n} spoilt examples, of which {known} were identified.",)
+
+
 def rows_digest(rows: Tensor) -> str:
     """Hash of a list of example ids."""
     return weights_hash({"rows": rows.cpu().long()})[:32]
@@ -273,63 +293,6 @@ def set_digest(handle: Any, inputs: bool = False) -> str:
         + weights_hash({"y": handle.y.cpu(), "x": seen})[:16]
         + repr(handle.transform)
     )
-
-
-def check_labels(material: Material, subject: Subject) -> None:
-    """Refuses class labels that the model has no output for.
-
-    Raises:
-        BadData: With the first bad label and its row.
-    """
-    if not isinstance(subject, Classifies):
-        return
-    parts: dict[str, Part] = {"training": material.train, "validation": material.validation,
-                              "held-out": material.fit, "test": material.test}  # fmt: skip
-    for name, part in parts.items():
-        y = part.labels.y
-        if y.is_floating_point() or y.ndim != 1:
-            raise BadData(
-                f"{name} labels must be whole numbers of shape (N,), got {y.dtype} of shape {tuple(y.shape)}; a classifier predicts class ids"
-            )
-        bad = ((y < 0) | (y >= subject.classes)).nonzero().flatten()
-        if len(bad):
-            raise BadData(
-                f"{name} label {int(y[bad[0]])} in row {int(bad[0])} is out of range: the model has classes 0 to {subject.classes - 1}; fix the labels or the model"
-            )
-
-
-def check_weights(subject: Subject) -> None:
-    """Refuses a model whose weights are not finite.
-
-    Raises:
-        BadWeights: With the first such tensor.
-    """
-    for name, t in subject.module.state_dict().items():
-        if t.is_floating_point() and not t.isfinite().all():
-            raise BadWeights(
-                f"the model's weights hold NaN or infinite values, first in {name}; give a model that works"
-            )
-
-
-def probe(subject: Subject, handle: Handle) -> None:
-    """Refuses data that the model does not accept, by one small forward pass.
-
-    Raises:
-        BadData: With the shape that was given and what the model said.
-    """
-    call: Any = getattr(subject, "loss", None)
-    if call is None:
-        return
-    batch = next(handle.batches(2))
-    rng = torch.Generator(batch.index.device).manual_seed(0)
-    try:
-        with torch.no_grad(), mode(subject.module, train=False):
-            call(batch, rng)
-    except (RuntimeError, ValueError, IndexError, TypeError) as err:
-        said = str(err).splitlines()[0]
-        raise BadData(
-            f"the model does not accept inputs of shape {tuple(batch.x.shape[1:])} ({batch.x.dtype}): {said}; give data of the shape it was trained on"
-        ) from err
 
 
 def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
