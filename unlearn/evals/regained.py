@@ -18,7 +18,7 @@ NAME = "regained"
 
 @metrics.register(NAME)
 class Regained(Metric):
-    """How much of the accuracy that spoilt examples cost on held-out data comes back; 1 is all of it.
+    """How much of the held-out accuracy that spoilt examples cost comes back; 1 is all of it.
 
     With the accuracies of the original, the unlearned model and the oracle,
 

@@ -179,10 +179,10 @@ def patch(height: int, width: int, inset: int) -> Tensor:
 
 def without(metric: Metric, name: str, aim: Aim) -> Score:
     """A score of which nothing is known, because nothing was spoilt in a way that the metric looks at."""
-    such = ", or ".join(f"{k.what} (digits/{w},{k.option})" for w, k in SPOILT.items() if w in metric.ways)
-    return Score(
-        name=name, metric=metric.name, value=None, aim=aim, note=f"only for requests to forget {such}"
+    such = ", or ".join(
+        f"{k.what} (as in digits/{w},{k.option})" for w, k in SPOILT.items() if w in metric.ways
     )
+    return Score(name=name, metric=metric.name, value=None, aim=aim, note=f"only for data with {such}")
 
 
 def spoilt(clean: Material, way: Spoiling) -> Material:
