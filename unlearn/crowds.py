@@ -1,6 +1,6 @@
 """Crowds of models that evidence rests on, seen through their margins: trained on demand, kept, shared.
 
-- `shadow`: retrained without the forget set, as the oracles on display are, but never one of them.
+- `shadow`: retrained on what the oracles on display saw, without the forget set, but never one of them.
 - `half`: each trained on a random half of the training set; two by two they share it out.
 - `unlearned`: originals of other seeds from which the method removed the same forget set.
 - `audit`: a fixed set of points, each in half of the models, which the method then unlearned; everything else is kept.
