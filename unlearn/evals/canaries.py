@@ -61,6 +61,7 @@ def exposure(canaries: Tensor, fresh: Tensor) -> Tensor:
         fresh: The same of canaries that it never saw, with shape (N,).
 
     Example:
+        >>> import torch
         >>> exposure(torch.tensor([9.0, 2.5]), torch.tensor([1.0, 2.0, 3.0])).tolist()
         [2.0, 1.0]
     """

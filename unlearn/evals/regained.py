@@ -63,6 +63,7 @@ def regained(unlearned: Tensor, original: Tensor, oracle: Tensor) -> float:
         oracle: The same of the oracle, which is better.
 
     Example:
+        >>> import torch
         >>> one, half, most = (torch.tensor(v) for v in ([1.0] * 4, [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]))
         >>> regained(most, half, one)
         0.5
