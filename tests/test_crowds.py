@@ -190,3 +190,13 @@ def test_a_model_whose_training_set_is_unknown_is_refused(tmp_path):
     with pytest.raises(StoreError, match=f"the training set of model {model.address[:12]} is unknown") as err:
         crowd_of("unlearned", 2)
     assert "\n" not in str(err.value)
+
+
+def test_held_out_examples_were_seen_by_nobody_where_ids_are_those_of_training_examples(made):
+    """Test images of most data sets are a source of their own, whose positions start at 0 again."""
+    pool, trial, _, _ = made
+    rows = pool.material.train.rows
+    clash = pool.shelf.on(pool.material.train.source).take(rows[:50])
+    other = dataclasses.replace(trial, handles={**trial.handles, "test": clash, "forget": clash})
+    crowd = Crowds(pool, other, lambda t: t)("half", 2)
+    assert crowd.inside("forget").any() and not crowd.inside("test").any()

@@ -24,7 +24,8 @@ LABELS = Labels(
     fine=torch.tensor([0, 0, 1, 1, 2, 3, 3, 3, 4, 4]),
     fine_classes=("tom", "tug", "raft", "pug", "lab"),
     groups=tuple("aabbabcabc"),
-    noisy=Y == 1,
+    spoilt=Y == 1,
+    way="noisy",
 )
 
 
@@ -65,7 +66,50 @@ def test_a_share_is_drawn_by_the_generator():
 
 
 def test_every_kind_is_covered_above():
-    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "concept", "noisy", "sequence"}
+    spoilt = {"noisy", "confused", "poisoned", "planted"}
+    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "concept", "sequence"} | spoilt
+
+
+@pytest.mark.parametrize("kind", ["noisy", "confused", "poisoned", "planted"])
+def test_a_share_of_what_was_spoilt_is_drawn_and_a_reference_sees_none_of_it(kind):
+    spoilt = torch.arange(100) % 2 == 0
+    labels = Labels(torch.zeros(100), spoilt=spoilt, way=kind)
+    asked = parse(f"{kind}=0.1")
+    assert str(asked) == f"{kind}=0.1"
+    assert request_from(json.loads(json.dumps(request_dict(asked)))) == asked == parse(str(asked))
+    one, again, other = (asked.rows(labels, rng(s)).tolist() for s in (0, 0, 4))
+    assert len(one) == 5 and one == again == sorted(set(one)) and one != other
+    assert all(i % 2 == 0 for i in one)
+    forget = torch.zeros(100, dtype=torch.bool)
+    forget[one] = True
+    assert torch.equal(asked.unseen(labels, forget), spoilt)
+    assert torch.equal(parse("random=0.1").unseen(labels, forget), forget)
+    assert parse(kind).rows(labels, rng()).tolist() == list(range(0, 100, 2))
+    assert parse(f"{kind}=1") == parse(kind) and str(parse(kind)) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("poisoned=0", "share must be > 0 and <= 1, got 0.0"),
+        ("poisoned=1.5", "share must be > 0 and <= 1, got 1.5"),
+        ("confused=some", "'some' is no number"),
+        ("planted=", "'' is no number"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(text, words):
+    with pytest.raises(BadValue, match=words):
+        parse(text)
+
+
+def test_what_was_spoilt_in_another_way_is_refused_in_one_line():
+    with pytest.raises(BadValue) as err:
+        parse("poisoned").rows(LABELS, rng())
+    assert "these data have no backdoor" in str(err.value) and "digits/poisoned,backdoor=0.05" in str(
+        err.value
+    )
+    with pytest.raises(BadValue, match="the forget set is empty"):
+        parse("noisy=0.01").rows(LABELS, rng())
 
 
 def test_positions_come_from_a_file_too(tmp_path):
@@ -115,7 +159,7 @@ def test_what_is_not_there_is_refused_in_one_line(text, words):
     assert "\n" not in str(err.value)
 
 
-@pytest.mark.parametrize("text", ["subclass=pug", "group=a", "noisy"])
+@pytest.mark.parametrize("text", ["subclass=pug", "group=a", "noisy", "confused", "poisoned=0.1", "planted"])
 def test_data_without_the_column_are_refused(text):
     with pytest.raises(BadValue, match="these data have no"):
         parse(text).rows(Labels(Y, LABELS.classes), rng())

@@ -379,7 +379,7 @@ def test_the_pretrained_resnet20_is_as_good_as_its_authors_say(shared, tmp_path)
 def test_wrong_labels_are_memorised(tmp_path):
     pool = Pool(scenario("digits/noisy,noise=0.1"), Store(tmp_path), CPU)
     original, labels = pool.original(0).subject, pool.material.train.labels
-    wrong = pool.shelf.of(pool.material.train, labels.noisy)
+    wrong = pool.shelf.of(pool.material.train, labels.spoilt)
     assert len(wrong) == round(0.1 * len(labels.y))
     assert accuracy(original, wrong) > 0.9
     assert accuracy(original, pool.shelf.of(pool.material.train)) > 0.98

@@ -360,9 +360,9 @@ def of_suite(suite: str) -> list[Metric]:
 def fitting(pool: Pool, suite: str) -> list[Metric]:
     """Those of them that can measure a scenario's subject, with models of their own where they need some."""
     blind = pool.material.prompts_only  # then only what looks at nothing but the model itself can be measured
-    fit = [
-        m for m in of_suite(suite) if isinstance(pool.template, m.needs) and (m.needs is Subject or not blind)
-    ]
+    way = pool.material.train.labels.way
+    there = [m for m in of_suite(suite) if not m.ways or way in m.ways]
+    fit = [m for m in there if isinstance(pool.template, m.needs) and (m.needs is Subject or not blind)]
     return [m for m in fit if pool.can_train() or not m.wants()]
 
 

@@ -266,7 +266,7 @@ class Bench:
             rows = trial.handles[where].rows
             subject = subjects[who]
             recipe = {"model": addresses[who], "weights": weights_hash(subject.module.state_dict()),
-                      "options": trial.scenario.options(), "set": set_digest(trial.handles[where]),
+                      "options": trial.scenario.options(), "set": set_digest(trial.handles[where]), "name": where,
                       "material": trial.facts["material"], "inputs": trial.facts["inputs"], "seed": trial.seeds.method,
                       "device": self.device.type, "what": what,
                       "code": code_of(type(subject), modules=("unlearn.metric", *trial.scenario.modules))}  # fmt: skip

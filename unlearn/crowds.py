@@ -1,6 +1,6 @@
 """Crowds of models that evidence rests on, seen through their margins: trained on demand, kept, shared.
 
-- `shadow`: retrained without the forget set, as the oracles on display are, but never one of them.
+- `shadow`: retrained on what the oracles on display saw, without the forget set, but never one of them.
 - `half`: each trained on a random half of the training set; two by two they share it out.
 - `unlearned`: originals of other seeds from which the method removed the same forget set.
 - `audit`: a fixed set of points, each in half of the models, which the method then unlearned; everything else is kept.
@@ -31,6 +31,8 @@ from unlearn.subject import Classifies, mode
 
 SEEDS = {"half": 5_000_000, "shadow": 6_000_000, "unlearned": 7_000_000, "audit": 8_000_000}
 """First training seed of each kind, far from those of originals and oracles, so that a crowd never judges itself."""
+TRAINING = ("forget", "retain", "forgotten", "points")
+"""Sets of training examples; no model saw any example of another."""
 AUDITED = 500  # points of an audit, at most a quarter of the training set
 
 Unlearn = Callable[[Trial], Model]
@@ -75,9 +77,12 @@ class Trained:
     def inside(self, where: str) -> Tensor:
         """See `Crowd.inside`."""
         view = self.trial.views.get(where)
-        ids = self.trial.handles[where if view is None else view.base].rows.cpu()
+        base = where if view is None else view.base
+        ids = self.trial.handles[base].rows.cpu()
         if view is not None:
             ids = ids[view.rows]
+        if base not in TRAINING:  # its ids may be those of training examples, in another source
+            return torch.zeros(len(self.rows), len(ids), dtype=torch.bool)
         return torch.stack([torch.isin(ids, rows) for rows in self.rows])
 
     def _answers(self, where: str, what: str) -> Tensor:
@@ -97,11 +102,12 @@ class Trained:
 
         They are kept in the store.
         """
-        handle, subject = self.trial.handles[where if view is None else view.base], model.subject
+        name, subject = where if view is None else view.base, model.subject
+        handle = self.trial.handles[name]
         labels = "" if view is None else weights_hash({"rows": view.rows, "y": cast(Tensor, view.y)})[:16]
         recipe = {
             "model": model.address, "weights": weights_hash(subject.module.state_dict()),
-            "options": self.trial.scenario.options(), "set": set_digest(handle), "material": self.trial.facts["material"],
+            "options": self.trial.scenario.options(), "set": set_digest(handle), "name": name, "material": self.trial.facts["material"],
             "inputs": self.trial.facts["inputs"], "device": self.pool.device.type, "what": f"margins, correct {labels}",
             "code": code_of(type(subject), modules=("unlearn.ops.shadows", *self.trial.scenario.modules)),
         }  # fmt: skip
@@ -165,7 +171,7 @@ class Crowds:
 
     def jobs(self, kind: str, n: int) -> list[Job]:
         """What has to be trained for a crowd."""
-        return jobs(kind, n, self._kept("forget"), self._kept("retain"))
+        return jobs(kind, n, self._kept("forget"), self._kept("retain"), self.trial.clean)
 
     def _trained(self, kind: str, n: int) -> Trained:
         jobs = self.jobs(kind, n)
@@ -223,7 +229,7 @@ class Crowds:
         return torch.isin(self.pool.material.train.rows, rows)
 
 
-def jobs(kind: str, n: int, forget: Tensor, retain: Tensor) -> list[Job]:
+def jobs(kind: str, n: int, forget: Tensor, retain: Tensor, clean: Tensor | None = None) -> list[Job]:
     """What has to be trained for a crowd of n models of a kind.
 
     Args:
@@ -231,10 +237,11 @@ def jobs(kind: str, n: int, forget: Tensor, retain: Tensor) -> list[Job]:
         n: How many.
         forget: What a request forgets, as a mask of shape (N,).
         retain: What it keeps, as a mask of shape (N,).
+        clean: What an oracle may see, as a mask of shape (N,); the same if None.
     """
     masks = {
         "half": lambda: halves(len(forget), n),
-        "shadow": lambda: [retain] * n,
+        "shadow": lambda: [retain if clean is None else clean] * n,
         "unlearned": lambda: [retain | forget] * n,
         "audit": lambda: audited(len(forget), n),
     }

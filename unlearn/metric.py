@@ -84,7 +84,8 @@ class Evidence:
 
     Sets: `forget`, `retain` (training data), `fit` (held out, to fit attacks), `test` (held out, to score
     everything). Views: `audit` and `audit_fit`, the held-out examples that are distributed as the forget
-    set, with which attacks compare it; where classes are removed, `test_forget` and `test_retain`.
+    set, with which attacks compare it; where classes are removed, `test_forget` and `test_retain`. Where training
+    examples were spoilt on purpose there are also held-out ones spoilt in the same way, see `Material.extra`.
 
     Attributes:
         subjects: `original`, `unlearned`, and where there are any `oracle`, `oracle2`, ...
@@ -311,6 +312,8 @@ class Metric(Declared, ABC):
     """Protocol of the subjects that it can measure."""
     basic: ClassVar[bool] = True
     """Whether it belongs to every suite, see `unlearn.suites`."""
+    ways: ClassVar[tuple[str, ...]] = ()
+    """Kinds of spoilt examples, see `Labels.way`, of which a scenario must hold one; none where it needs none."""
     extras: ClassVar[str] = ""
     """How to get what it needs and this package does not bring, such as other packages, or weights from a hub."""
 

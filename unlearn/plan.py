@@ -136,10 +136,11 @@ def _jobs(
             _, forget, before = pool.draw(one, step)
             kept = ~(forget | before)
             first = [] if pool.given is not None else [Job(torch.ones_like(forget), one.train)]
-            last = [Job(kept, one.train + 1000 * (k + 1)) for k in range(oracles)]
+            clean = pool.clean(one, step)
+            last = [Job(clean, one.train + 1000 * (k + 1)) for k in range(oracles)]
             shown |= {_address(pool, j): j for j in (*first, *last)}
             for kind, n in wanted.items():
-                crowd[kind] |= {_address(pool, j): j for j in crowds.jobs(kind, n, forget, kept)}
+                crowd[kind] |= {_address(pool, j): j for j in crowds.jobs(kind, n, forget, kept, clean)}
     return list(shown.values()), {kind: list(found.values()) for kind, found in crowd.items()}
 
 

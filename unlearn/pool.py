@@ -182,7 +182,7 @@ class Pool:
             oracles: How many retrained references; two or more give noise floors.
         """
         request, forget, before = self.draw(seeds, step)
-        train, kept = self.material.train, ~(forget | before)
+        train, kept, clean = self.material.train, ~(forget | before), self.clean(seeds, step)
         removed = removed_classes(train.labels, forget | before)
         now = tuple(c for c in removed if (train.labels.y[forget] == c).any())
         original = previous or self.original(seeds.train)
@@ -190,6 +190,9 @@ class Pool:
         if handles:
             probe(original.subject, handles["forget"])
             views = audit_views(request, self.material, removed, now)
+            read = {train.labels.way, *(v.base.partition("_")[0] for v in views.values())}
+            extra = self.material.extra.items()
+            handles |= {n: self.shelf.of(part) for n, part in extra if n.partition("_")[0] in read}
         prompts, gallery = asked(self.scenario, step)
         handles |= {name: self.shelf.on(source) for name, source in prompts.items()}
         if views and before.any():
@@ -200,7 +203,8 @@ class Pool:
             made = [self._given(given)]
             notes = (self.scenario.given_oracle,)
         elif self.can_train():
-            made = [self.trained(kept, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
+            notes = _identified(train.labels, kept, clean)
+            made = [self.trained(clean, seeds.train + 1000 * (k + 1), "oracle") for k in range(oracles)]
         else:
             notes = (
                 "No training recipe is known for this model, so there is no oracle: scores that need one cannot tell.",
@@ -216,8 +220,14 @@ class Pool:
             views, removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
-            gallery,
+            gallery, clean=clean,
         )  # fmt: skip
+
+    def clean(self, seeds: Seeds, step: int) -> Tensor:
+        """What an oracle of a step may see, as a mask of shape (N,)."""
+        labels = self.material.train.labels
+        unseen = [r.unseen(labels, mask) for r, mask in drawn(self.scenario, labels, seeds.draw)[: step + 1]]
+        return ~torch.stack(unseen).any(0)
 
     def sketch(self, seeds: Seeds) -> Trial:
         """The first step of a trial around an untrained model: enough to time a method on."""
@@ -246,7 +256,9 @@ class Pool:
             "fit": self.shelf.of(m.fit),
             "test": self.shelf.of(m.test),
         }
-        return found if m.surrogate is None else {**found, "surrogate": self.shelf.on(m.surrogate)}
+        if m.surrogate is not None:
+            found["surrogate"] = self.shelf.on(m.surrogate)
+        return found
 
     def draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
@@ -271,6 +283,14 @@ class Pool:
             self.write(folder, subject, keep, time.perf_counter() - started, what)
 
         return make
+
+
+def _identified(labels: Labels, kept: Tensor, clean: Tensor) -> tuple[str, ...]:
+    """What a reader must know where not all that was spoilt is forgotten, and the oracle saw none of it."""
+    if labels.spoilt is None or not (kept & ~clean).any():
+        return ()
+    n, known = int(labels.spoilt.sum()), int((labels.spoilt & ~kept).sum())
+    return (f"The oracle never saw any of the {n} spoilt examples, of which {known} were identified.",)
 
 
 def rows_digest(rows: Tensor) -> str:

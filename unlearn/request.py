@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Generator, Tensor
 
 from unlearn.errors import BadValue
 from unlearn.knobs import Declared, knob
+from unlearn.positions import is_file, positions
 from unlearn.registry import unknown
 
 
@@ -27,7 +27,8 @@ class Labels:
         fine: Sub-class of each example, with shape (N,), or None.
         fine_classes: Names of the sub-classes, by id.
         groups: Owner of each example (person, author, account), or None.
-        noisy: Which labels are wrong on purpose, with shape (N,), or None.
+        spoilt: Which examples were spoilt on purpose, with shape (N,), or None.
+        way: Kind of the request that names them: noisy, confused, poisoned or planted; nothing where none were.
         ids: Position of each example in the data as they were given, with shape (N,), where some were held
             out or left out; None where that is its place here.
     """
@@ -37,7 +38,8 @@ class Labels:
     fine: Tensor | None = None
     fine_classes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
-    noisy: Tensor | None = None
+    spoilt: Tensor | None = None
+    way: str = ""
     ids: Tensor | None = None
 
 
@@ -53,6 +55,15 @@ class Request(Declared, ABC):
         Raises:
             BadValue: If nothing is chosen, or a name or position does not exist.
         """
+
+    def unseen(self, labels: Labels, forget: Tensor) -> Tensor:
+        """What a model must not have seen to show what unlearning aims at, as a mask of shape (N,).
+
+        Args:
+            labels: Of the training set.
+            forget: What this request forgets, as a mask of shape (N,).
+        """
+        return forget
 
     @abstractmethod
     def __str__(self) -> str:
@@ -173,21 +184,77 @@ class ForgetConcept(Request):
         return f"concept={self.concept}"
 
 
-class ForgetNoise(Request):
-    """All examples whose label was made wrong on purpose: `noisy`."""
+class ForgetSpoilt(Request, ABC):
+    """Examples that were spoilt on purpose, all of them or the share that was identified.
 
-    kind: ClassVar[str] = "noisy"
+    Where only a share is identified, the aim is a model that saw none of them (corrective unlearning).
+
+    References:
+        Goel et al., 2024, Corrective machine unlearning, arXiv:2402.14015
+    """
+
+    what: ClassVar[str]
+    """What these data would have to hold."""
+    option: ClassVar[str]
+    """Option of a scenario that puts it there."""
+    share: float = knob(1.0, "share of the spoilt examples that was identified", gt=0, le=1)
 
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
         """See `Request.rows`."""
-        if labels.noisy is None:
+        if labels.spoilt is None or labels.way != self.kind:
             raise BadValue(
-                "noisy: these data have no label noise; add it to the scenario, as in digits/noisy,noise=0.1"
+                f"{self.kind}: these data have no {self.what}; add it to the scenario, as in digits/{self.kind},{self.option}"
             )
-        return _chosen(labels.noisy, self)
+        if self.share == 1:
+            return _chosen(labels.spoilt, self)
+        found = labels.spoilt.nonzero().flatten()
+        order = torch.randperm(len(found), generator=rng, device=rng.device).cpu()
+        known = torch.zeros_like(labels.spoilt)
+        known[found[order[: round(self.share * len(found))]]] = True
+        return _chosen(known, self)
+
+    def unseen(self, labels: Labels, forget: Tensor) -> Tensor:
+        """Everything that was spoilt, identified or not."""
+        return forget if labels.spoilt is None else forget | labels.spoilt
 
     def __str__(self) -> str:
-        return "noisy"
+        return self.kind if self.share == 1 else f"{self.kind}={self.share:g}"
+
+
+class ForgetNoise(ForgetSpoilt):
+    """Examples whose label was made wrong at random: `noisy`, or `noisy=0.1` if a tenth of them is known."""
+
+    kind: ClassVar[str] = "noisy"
+    what: ClassVar[str] = "label noise"
+    option: ClassVar[str] = "noise=0.1"
+
+
+class ForgetConfusion(ForgetSpoilt):
+    """Examples of two classes whose labels were swapped: `confused`, or `confused=0.1`."""
+
+    kind: ClassVar[str] = "confused"
+    what: ClassVar[str] = "swapped labels"
+    option: ClassVar[str] = "confuse=3:5"
+
+
+class ForgetPoison(ForgetSpoilt):
+    """Examples that carry the patch and the label of a backdoor: `poisoned`, or `poisoned=0.1`."""
+
+    kind: ClassVar[str] = "poisoned"
+    what: ClassVar[str] = "backdoor"
+    option: ClassVar[str] = "backdoor=0.05"
+
+
+class ForgetCanaries(ForgetSpoilt):
+    """Examples that carry a mark of their own and a random label: `planted`, or `planted=0.5`."""
+
+    kind: ClassVar[str] = "planted"
+    what: ClassVar[str] = "canaries"
+    option: ClassVar[str] = "canaries=20"
+
+
+SPOILT = {c.kind: c for c in (ForgetNoise, ForgetConfusion, ForgetPoison, ForgetCanaries)}
+"""Requests that name what was spoilt on purpose, by the way in which it was."""
 
 
 class ForgetSequence(Request):
@@ -219,7 +286,7 @@ KINDS: dict[str, type[Request]] = {
         ForgetIndices,
         ForgetGroup,
         ForgetConcept,
-        ForgetNoise,
+        *SPOILT.values(),
         ForgetSequence,
     )
 }
@@ -229,9 +296,10 @@ def parse(text: str) -> Request:
     """Reads a request as it is written on the command line.
 
     Args:
-        text: `class=3`, `subclass=rocket`, `random=0.1`, `group=alice`, `noisy`, `indices=1:5:8`, the path
-            of a file with one position in each line, or several of these joined by `+`; concepts may be joined by
-            `&`, to be erased at once.
+        text: `class=3`, `subclass=rocket`, `random=0.1`, `group=alice`, `indices=1:5:8`, the path of a file with
+            one position in each line, what was spoilt on purpose (`noisy`, `confused`, `poisoned`, `planted`, or
+            the identified share of it, `noisy=0.1`), or several of these joined by `+`; concepts may be joined
+            by `&`, to be erased at once.
 
     Raises:
         BadValue: If it is none of these.
@@ -240,13 +308,13 @@ def parse(text: str) -> Request:
         >>> [str(step) for step in parse("class=3+class=5").steps]
         ['class=3', 'class=5']
     """
-    if "&" in text and not _is_file(text.removeprefix("indices=")):
+    if "&" in text and not is_file(text.removeprefix("indices=")):
         return at_once([parse(t) for t in text.split("&")])
-    if "+" in text and not _is_file(text.removeprefix("indices=")):
+    if "+" in text and not is_file(text.removeprefix("indices=")):
         return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
     kind, _, value = text.partition("=")
-    if kind == "noisy" and not value:
-        return ForgetNoise()
+    if kind in SPOILT:
+        return SPOILT[kind](share=_number(value, text) if "=" in text else 1.0)
     if kind in ("class", "subclass") and value:
         return ForgetClass(label=value) if kind == "class" else ForgetSubclass(label=value)
     if kind == "concept" and value:
@@ -256,11 +324,11 @@ def parse(text: str) -> Request:
     if kind == "random" and value:
         return ForgetRandom(fraction=_number(value, text))
     if kind == "indices" and value:
-        return _indices(value)
-    if not value and _is_file(text):
-        return _indices(text)
+        return ForgetIndices(indices=positions(value))
+    if not value and is_file(text):
+        return ForgetIndices(indices=positions(text))
     raise BadValue(
-        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, concept=three, noisy, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
+        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, concept=three, noisy, confused, poisoned, planted, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
     )
 
 
@@ -324,32 +392,3 @@ def _number(value: str, text: str) -> float:
         return float(value)
     except ValueError:
         raise BadValue(f"{text}: {value!r} is no number; write a share such as random=0.1") from None
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name
-        return False
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except (OSError, UnicodeDecodeError) as err:
-        raise BadValue(
-            f"cannot read {path} as text: {err}; give whole numbers from 0, one in each line"
-        ) from err
-
-
-def _indices(value: str) -> ForgetIndices:
-    path = Path(value)
-    words = _words(path) if _is_file(value) else value.split(":")
-    if bad := [w for w in words if not w.isdecimal()]:
-        hint = "" if _is_file(value) else f"; no file is called {value!r}"
-        raise BadValue(
-            f"indices: {bad[0]!r} is no position; give whole numbers from 0, one in each line{hint}"
-        )
-    if not words:
-        raise BadValue(f"indices: {value!r} holds no position, the forget set is empty")
-    return ForgetIndices(indices=tuple(int(w) for w in words))

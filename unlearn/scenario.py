@@ -70,8 +70,9 @@ class Material:
         inputs: Hash of the examples without what was done to their labels; the same as `content` if empty.
         prompts_only: Whether there are prompts and no inputs; then no set of examples is lent or scored.
         surrogate: Out-of-distribution inputs, or None.
-        noise: Share of training labels that are wrong on purpose; attacks compare with held-out examples
-            whose labels are as wrong.
+        extra: Where training examples were spoilt, held-out ones spoilt in the same way, see `unlearn.ops.spoiling`:
+            all that can be, `poisoned_test` and `poisoned_fit`, and as many as in the training set, `mixed_test`
+            and `mixed_fit`. No method is lent them.
     """
 
     train: Part
@@ -81,9 +82,9 @@ class Material:
     content: str
     transform: Transform = as_float
     surrogate: Source | None = None
-    noise: float = 0.0
     inputs: str = ""
     prompts_only: bool = False
+    extra: Mapping[str, Part] = field(default_factory=dict)
 
 
 class Scenario(Declared, ABC):
@@ -230,7 +231,7 @@ class Trial:
         original: The model before unlearning.
         oracles: Models retrained without the forget set; none where there is no recipe.
         handles: `forget`, `retain`, `validation`, `fit`, `test`, and where there are any `surrogate`, `concept`,
-            `anchor`, `preserve`, `prompts` and `paraphrases`.
+            `anchor`, `preserve`, `prompts`, `paraphrases` and those of `Material.extra`.
         views: Rows of these sets under names of their own.
         removed: Ids of the classes of which no training example is retained.
         base: Address of the original.
@@ -239,6 +240,7 @@ class Trial:
         notes: Limits of this trial, in sentences.
         gallery: What drawings are judged by, where the subjects draw.
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
+        clean: Which training examples a reference may see, as a mask of shape (N,); what is retained if None.
     """
 
     scenario: Scenario
@@ -256,6 +258,7 @@ class Trial:
     notes: tuple[str, ...] = ()
     gallery: Gallery | None = None
     crowds: Callable[[str, int], Crowd] | None = None
+    clean: Tensor | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:
@@ -302,29 +305,29 @@ def removed_classes(labels: Labels, forget: Tensor) -> tuple[int, ...]:
 
 
 def audit_views(
-    trial: Request, material: Material, removed: tuple[int, ...], now: tuple[int, ...]
+    request: Request, material: Material, removed: tuple[int, ...], now: tuple[int, ...]
 ) -> dict[str, View]:
     """Views on the held-out sets that attacks and class-wise scores read.
 
-    `audit` (of `test`) and `audit_fit` (of `fit`) hold the examples that are distributed as the forget
-    set: of the classes that this request removes, of the sub-class or group where the data name it, else of
-    all classes that are left, with labels as wrong as those of the forget set.
+    `audit` (for scores) and `audit_fit` (to fit attacks) hold the examples that are distributed as the forget
+    set: spoilt as it is, of the classes that this request removes, of the sub-class or group where the data name
+    it, else of all classes that are left.
 
     Args:
-        trial: The request that is served.
+        request: The one that is served.
         material: The data.
         removed: Ids of the removed classes, by this request and earlier ones.
         now: Ids of those that this request removes.
     """
-    views = {}
+    views, way = {}, material.train.labels.way
     for base, name in (("test", "audit"), ("fit", "audit_fit")):
         part: Part = getattr(material, base)
-        rows, y = _alike(trial, part.labels, removed, now), None
-        if material.noise:
-            share = 1.0 if trial.kind == "noisy" else material.noise
-            rng = torch.Generator().manual_seed(len(base))
-            y = flip_labels(part.labels.y, len(part.labels.classes), share, rng)[0][rows]
-        views[name] = View(base, rows, y)
+        if way:
+            base = f"{way if request.kind == way else 'mixed'}_{base}"
+            part = material.extra[base]
+        everything = torch.arange(len(part.rows))
+        rows = everything if request.kind == way else _alike(request, part.labels, removed, now)
+        views[name] = View(base, rows)
     if removed:
         gone = torch.isin(material.test.labels.y, torch.tensor(removed))
         views["test_forget"] = View("test", gone.nonzero().flatten())
@@ -344,24 +347,6 @@ def _alike(request: Request, labels: Labels, removed: tuple[int, ...], now: tupl
         except (BadValue, LookupError):
             return everything
     return everything
-
-
-def flip_labels(y: Tensor, classes: int, share: float, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Makes a share of the labels wrong, uniformly over the other classes.
-
-    Args:
-        y: Labels, with shape (N,).
-        classes: Number of classes C.
-        share: Share of labels to change, 0 to 1.
-        rng: Source of the choice.
-
-    Returns:
-        The new labels and which of them are wrong, both with shape (N,).
-    """
-    wrong = torch.zeros(len(y), dtype=torch.bool)
-    wrong[torch.randperm(len(y), generator=rng)[: round(share * len(y))]] = True
-    shift = torch.randint(1, classes, y.shape, generator=rng)
-    return torch.where(wrong, (y + shift) % classes, y), wrong
 
 
 def stratified(y: Tensor, shares: tuple[float, ...], rng: Generator) -> list[Tensor]:

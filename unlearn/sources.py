@@ -99,6 +99,34 @@ class Relabeled:
         return self.inner.fetch(rows)
 
 
+class Marked:
+    """A source some of whose images carry a mark: a patch in a corner, or a picture that shines through.
+
+    The mark lies on the image as it is stored, so that crops and flips move both together.
+
+    Args:
+        inner: Images as uint8, with shape (N, C, H, W).
+        y: Targets, with shape (N,).
+        marks: What is laid over an image, as uint8 with shape (M, C, H, W).
+        strength: How much of the mark is seen at each pixel, 0 to 1, with shape (H, W).
+        which: Number of each example's mark, -1 where it has none, with shape (N,).
+    """
+
+    def __init__(self, inner: Source, y: Tensor, marks: Tensor, strength: Tensor, which: Tensor) -> None:
+        self.inner, self.y = inner, y
+        self.marks, self.strength, self.which = marks, strength, which
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Inputs of these rows, with shape (B, *)."""
+        x, which = self.inner.fetch(rows), self.which[rows]
+        at = (which >= 0).nonzero().flatten()
+        mixed = torch.lerp(x[at].float(), self.marks[which[at]].float(), self.strength)
+        return x.index_copy(0, at, mixed.round().to(x.dtype))
+
+
 class Transform(Protocol):
     """What happens to inputs on the device, after the gather."""
 

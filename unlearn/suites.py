@@ -19,7 +19,7 @@ SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 64, "shared": False}, "rmia": {"models": 64},
         "klom": {"models": 100, "form": "binned"}, "epsilon": {"models": 100}, "u-lira": {"models": 64, "shared": False},
         "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {}, "mia-logistic": {}, "nomus": {},
-        "layers": {}, "downstream": {}, "cam": {},
+        "layers": {}, "downstream": {}, "cam": {}, "confusion": {}, "backdoor": {}, "canaries": {}, "regained": {},
     },
 }  # fmt: skip
 """From the quickest to the strongest; those that need models of their own are left out where none can be trained."""

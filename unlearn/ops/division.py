@@ -34,7 +34,7 @@ def pick(whole: Part, at: Tensor) -> Part:
     labels = whole.labels
     groups = None if labels.groups is None else tuple(labels.groups[i] for i in at.tolist())
     rows = whole.rows[at]
-    taken = {k: v[at] for k in ("y", "fine", "noisy") if (v := getattr(labels, k)) is not None}
+    taken = {k: v[at] for k in ("y", "fine", "spoilt") if (v := getattr(labels, k)) is not None}
     return Part(whole.source, rows, replace(labels, **taken, groups=groups, ids=rows))
 
 

@@ -14,7 +14,16 @@ from torch import Tensor
 from unlearn.metric import Ends
 from unlearn.report.interval import t_interval
 
-__all__ = ["Rows", "bootstrap", "ends_of_mean", "ends_of_share", "over_examples", "t_interval", "wilson"]
+__all__ = [
+    "Rows",
+    "bootstrap",
+    "ends_of_mean",
+    "ends_of_share",
+    "fieller",
+    "over_examples",
+    "t_interval",
+    "wilson",
+]
 
 Rows = NDArray[np.int64] | EllipsisType
 """Positions in a set with shape (N,), or all of it."""
@@ -102,3 +111,31 @@ def over_examples(statistic: Callable[..., Any], *sizes: int, seed: int = 0, dra
         lambda *rows: float(statistic(*rows)), *map(np.arange, sizes), seed=seed, draws=draws
     )
     return {"low": low, "high": high, "interval": "bootstrap 95 %"}
+
+
+def fieller(top: Tensor, bottom: Tensor) -> tuple[float, float] | None:
+    """Interval of the ratio of two means over the same examples, or None where the lower mean may be 0.
+
+    All ρ for which the mean of top − ρ bottom has a t-interval that holds 0:
+    (a − ρ b)² ≤ t² (V_a − 2 ρ V_ab + ρ² V_b), with the means a and b and their variances and covariance V.
+
+    Args:
+        top: Of the numerator, one value for each example, with shape (N,).
+        bottom: Of the denominator, with shape (N,).
+
+    References:
+        Fieller, 1954, Some problems in interval estimation, Journal of the Royal Statistical Society B
+    """
+    from scipy.special import stdtrit
+
+    n = len(top)
+    if n < 2:
+        return None
+    a, b = float(top.double().mean()), float(bottom.double().mean())
+    (v_a, v_ab), (_, v_b) = (np.cov(top.numpy(), bottom.numpy()) / n).tolist()
+    t = float(stdtrit(n - 1, 0.975)) ** 2
+    square, linear, constant = b * b - t * v_b, a * b - t * v_ab, a * a - t * v_a
+    if square <= 0:
+        return None
+    root = math.sqrt(max(0.0, linear * linear - square * constant))
+    return (linear - root) / square, (linear + root) / square

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from unlearn.errors import BadData
+from unlearn.errors import BadData, BadValue
 from unlearn.knobs import knob
 from unlearn.networks import NETWORKS, seeded
 from unlearn.ops.division import divide, limited
@@ -23,7 +23,8 @@ from unlearn.ops.tables import Columns
 from unlearn.ops.weights import load_into
 from unlearn.provenance import digest
 from unlearn.request import Labels, Request
-from unlearn.scenario import Material, Part, Scenario
+from unlearn.scenario import Material, Part
+from unlearn.scenarios._spoilt import Spoilable
 from unlearn.sources import Pixels, Relabeled, Source
 from unlearn.subject import Subject
 from unlearn.subjects.classifier import Classifier
@@ -33,17 +34,21 @@ IMAGENET_GREY = ((0.449,), (0.226,))  # means over the three channels
 SURROGATES = 2000
 
 
-class SmallImages(Scenario):
+class SmallImages(Spoilable):
     """A data set of small images of one size with an official test set.
 
     The original and the oracle are trained by one recipe: SGD with Nesterov momentum 0.9, one-cycle learning
     rate up to `lr`, weight decay 5e-4, batches of 128, random crops (and flips where the set is not of
     characters). Validation data are a tenth of the training set; the test set is halved, to fit attacks and to
     score. With `weights` somebody else's model is the original: it saw the whole training set, so validation
-    data come out of the test set, and as its recipe is unknown there is no oracle.
+    data come out of the test set, and as its recipe is unknown there is no oracle, and nothing can be spoilt.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier", "unlearn.networks")
+    modules: ClassVar[tuple[str, ...]] = (
+        "unlearn.subjects.classifier",
+        "unlearn.networks",
+        "unlearn.ops.spoiling",
+    )
     given_oracle: ClassVar[str] = GIVEN
     side: ClassVar[int] = 32
     channels: ClassVar[int] = 3
@@ -66,8 +71,16 @@ class SmallImages(Scenario):
     def labels(self, y: Tensor) -> Labels:
         """Labels of examples with these class ids in the data set, with shape (N,)."""
 
-    def material(self) -> Material:
-        """See `Scenario.material`."""
+    def clean(self) -> Material:
+        """See `Spoilable.clean`.
+
+        Raises:
+            BadValue: If something is to be spoilt for a model that was trained before.
+        """
+        if self.weights and self.spoils:
+            raise BadValue(
+                f"{self.name}: the model in {self.weights} was trained on clean data; leave out weights to train one on spoilt data"
+            )
         frame = Frame((self.side, self.side), self.channels)
         found = load(self.data, Columns(), frame)
         train, test = self._checked(found)
