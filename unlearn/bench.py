@@ -31,7 +31,7 @@ from unlearn.provenance import code_of, environment, plugin_file
 from unlearn.registry import methods
 from unlearn.report import SCHEMA, Costs, Report
 from unlearn.runtime import Progress, Run, Silent, peak_memory, seeded_globals
-from unlearn.scenario import Seeds, Trial, steps
+from unlearn.scenario import Scenario, Seeds, Trial, steps
 from unlearn.score import Score
 from unlearn.store import Store, address, read_json
 from unlearn.subject import Embeds, Subject
@@ -167,7 +167,6 @@ class Bench:
         return tuple(said for metric in asked for said in metric.before(ev))
 
     def _unlearned_recipe(self, trial: Trial, method: Method[Any]) -> Set:
-        modules = ("unlearn.data", "unlearn.runtime", *trial.scenario.modules)
         lent = {n.partition(".")[0] for n in method.reads()} | {"forget", "retain"}
         return {
             "base": trial.base,
@@ -179,7 +178,7 @@ class Bench:
             },
             "seed": trial.seeds.method,
             "device": self.device.type,
-            "code": code_of(type(method), type(trial.original), modules=modules),
+            "code": call_code(method, trial.original, trial.scenario),
         }
 
     def _unlearned(self, trial: Trial, method: Method[Any], recipe: Set) -> tuple[Subject, Set]:
@@ -278,6 +277,12 @@ class Bench:
             return {k: v for k, v in found.items() if k != "rows"}
 
         return cache
+
+
+def call_code(method: Method[Any], subject: Subject, scenario: Scenario) -> list[str]:
+    """Hashes of the code that decides what a method makes of a subject."""
+    modules = ("unlearn.data", "unlearn.runtime", *scenario.modules)
+    return code_of(type(method), type(subject), modules=modules)
 
 
 def _read_by(metrics: Sequence[Metric]) -> list[str]:

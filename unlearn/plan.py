@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unlearn import crowds
-from unlearn.bench import Bench, lend
+from unlearn.bench import Bench, call_code, lend
 from unlearn.crew import Job, measured, missing
 from unlearn.data import Resident
 from unlearn.method import Method
@@ -175,7 +175,8 @@ def _unlearning(
         for s in seeds
         for k in range(len(steps(pool.scenario.request)))
     }
-    there = [e for e in same if e.recipe["seed"] in own]
+    code = call_code(method, pool.template, pool.scenario)
+    there = [e for e in same if e.recipe["seed"] in own and e.recipe["code"] == code]
     there = [e for e in there if e.recipe["data"]["forget"] in sets or wanted.get("audit")]
     known = [float(read_json(e.path / "info.json")["seconds"]) for e in same]
     left = n - min(n, len(there))
