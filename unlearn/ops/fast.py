@@ -43,7 +43,7 @@ class Fast(Declared):
         Jordan, 2024, 94% on CIFAR-10 in 3.29 seconds on a single GPU, arXiv:2404.00498
     """
 
-    epochs: int = knob(16, "passes over the training set", ge=1)
+    epochs: int = knob(14, "passes over the training set", ge=1)
     lr: float = knob(0.1, f"peak learning rate of a step on {REFERENCE} examples, else in proportion", gt=0)
     batch_size: int = knob(512, "examples in a step; all where there are fewer", ge=1)
     momentum: float = knob(0.9, "Nesterov momentum", gt=0, lt=1)
