@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -133,7 +134,8 @@ def fastest(device: str) -> Loss:
     if device != "cuda":
         return smoothed_loss
     try:
-        torch.compile(torch.sin)(torch.zeros(2, device=device))
+        with warnings.catch_warnings(action="ignore"):  # torch warns of parts of its own compiler
+            torch.compile(torch.sin)(torch.zeros(2, device=device))
     except (RuntimeError, ImportError, OSError):  # no Triton, no C compiler, or a Python that is too new
         return smoothed_loss
     return torch.compile(smoothed_loss, dynamic=False)
