@@ -124,8 +124,8 @@ class Residual(nn.Module):
 class ResNet9(nn.Module):
     """A wide, shallow residual network that trains in few epochs: eight convolutions and a linear head.
 
-    Where an image is halved, the pooling comes before batch norm and ReLU, which then see a quarter of the pixels.
-    Features are divided by eight, so that logits start small.
+    Features are divided by eight, so that logits start small. As Jordan does, and unlike Page, images are halved before
+    batch norm and ReLU, which then see a quarter of the pixels.
 
     Args:
         channels: Channels of the input.
@@ -133,6 +133,7 @@ class ResNet9(nn.Module):
 
     References:
         Page, 2018, How to train your ResNet, code at davidcpage/cifar10-fast
+        Jordan, 2024, 94% on CIFAR-10 in 3.29 seconds on a single GPU, arXiv:2404.00498
     """
 
     def __init__(self, channels: int, classes: int) -> None:

@@ -28,7 +28,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
 
 class Fast(Declared):
-    """Large steps of Nesterov SGD under a triangular learning rate, with smoothed labels; in bfloat16 and compiled on CUDA.
+    """Large steps of Nesterov SGD under a triangular learning rate, with smoothed labels.
 
     The rate rises from zero to its peak over the share `warmup` of the steps, and falls to zero. Incomplete batches are
     left out, so that every step has one shape; each epoch is shuffled anew. Biases and batch norms do not decay. At the
@@ -36,8 +36,8 @@ class Fast(Declared):
     flipped. Weights are float32 throughout; on CUDA activations are bfloat16 and the loss is compiled where a compiler
     works. On other devices everything is in the precision of the weights.
 
-    The module must return logits. Defaults are those of Page, but for the smoothed labels, which are the second's, and
-    without cutout, which pays in longer training.
+    The module must return logits. Rate, batch, momentum and decay are Page's, whose labels are as they are and whose
+    images are cut out as well; the share of smoothing is Jordan's. The number of epochs is ours.
 
     References:
         Page, 2018, How to train your ResNet, code at davidcpage/cifar10-fast
@@ -114,7 +114,7 @@ class Fast(Declared):
 
 
 def smoothed_loss(net: nn.Module, x: Tensor, y: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy with smoothed labels of each model, summed over models that are side by side.
+    """Mean cross-entropy with smoothed labels of each model, summed over models side by side.
 
     Args:
         net: Maps (B, M *) to logits (B, M C) of M models.
@@ -130,7 +130,10 @@ def smoothed_loss(net: nn.Module, x: Tensor, y: Tensor, smoothing: float) -> Ten
 
 @functools.cache
 def fastest(device: str) -> Loss:
-    """The smoothed loss, compiled once for all models on a CUDA device where a compiler works; elsewhere as it is."""
+    """The smoothed loss, compiled once for all models where a CUDA device and a compiler work.
+
+    Elsewhere it is the plain function. Whether a compiler works is tried on a trivial one.
+    """
     if device != "cuda":
         return smoothed_loss
     try:
