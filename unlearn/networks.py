@@ -122,7 +122,7 @@ class Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """A wide, shallow residual network that trains in few epochs: eight convolutions and a linear head.
+    """A wide, shallow residual network that trains in few epochs: eight convolutions and a head.
 
     Features are divided by eight, so that logits start small. As Jordan does, and unlike Page, images are halved before
     batch norm and ReLU, which then see a quarter of the pixels.
