@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unlearn.errors import Mismatch, UnlearnError
+from unlearn.ops.fast import Fast
 from unlearn.ops.recipe import SGD
 from unlearn.pool import Model, Pool
 from unlearn.provenance import plugin_path
@@ -90,7 +91,7 @@ def measured(pool: Pool, jobs: Sequence[Job]) -> dict[Way, float]:
     Steps are timed once for a recipe, a device and a number of cores; numbers of steps and models enter afterwards.
     """
     own = getattr(pool.fresh(0), "recipe", None)
-    if not isinstance(own, SGD):
+    if not isinstance(own, SGD | Fast):
         return {"alone": 0.0}
     recipe = {
         "what": "speed", "scenario": pool.scenario.name, "options": pool.scenario.options(), "recipe": own.describe(),
@@ -101,7 +102,7 @@ def measured(pool: Pool, jobs: Sequence[Job]) -> dict[Way, float]:
         (folder / "seconds.json").write_text(json.dumps(_timed(pool, own)))
 
     step = read_json(pool.store.build("measured", recipe, make) / "seconds.json")
-    steps = [own.epochs * -(-int(j.keep.sum()) // own.batch_size) for j in jobs]
+    steps = [own.epochs * own.steps(int(j.keep.sum())) for j in jobs]
     n, crew = len(jobs), min(cores(), len(jobs))
     found: dict[Way, float] = {"alone": sum(steps) * step["alone"]}
     if crew > 1 and _movable(pool):
@@ -123,12 +124,12 @@ def _movable(pool: Pool) -> bool:
     return ours and pool.device.type == "cpu"
 
 
-def _timed(pool: Pool, recipe: SGD) -> dict[str, float]:
+def _timed(pool: Pool, recipe: SGD | Fast) -> dict[str, float]:
     """Seconds of a step of one model with all threads, with one, and of each of several side by side."""
     handle = pool.shelf.of(
         pool.material.train, torch.arange(len(pool.material.train.rows))[: STEPS * recipe.batch_size]
     )
-    brief, steps = SGD(**{**recipe.to_dict(), "epochs": 1}), -(-len(handle) // recipe.batch_size)
+    brief, steps = recipe.model_copy(update={"epochs": 1}), recipe.steps(len(handle))
 
     def one() -> None:
         brief.fit(pool.fresh(0), handle, Run(device=pool.device))

@@ -1,4 +1,4 @@
-"""Residual networks of the field: ResNet-18 for 32 x 32 images, ResNet-20/56, and a small one for digits."""
+"""Residual networks of the field: ResNet-18 for 32 x 32 images, ResNet-20/56, a fast one, and a small one for digits."""
 
 from __future__ import annotations
 
@@ -108,6 +108,54 @@ class ResNet(nn.Module):
         return logits
 
 
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions, each with batch norm and ReLU, added to what enters them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.res1, self.res2 = _unit(width, width), _unit(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to the same shape."""
+        h: Tensor = x + self.res2(self.res1(x))
+        return h
+
+
+class ResNet9(nn.Module):
+    """A wide, shallow residual network that trains in few epochs: eight convolutions and a head.
+
+    Features are divided by eight, so that logits start small. As Jordan does, and unlike Page, images are halved before
+    batch norm and ReLU, which then see a quarter of the pixels.
+
+    Args:
+        channels: Channels of the input.
+        classes: Number of outputs.
+
+    References:
+        Page, 2018, How to train your ResNet, code at davidcpage/cifar10-fast
+        Jordan, 2024, 94% on CIFAR-10 in 3.29 seconds on a single GPU, arXiv:2404.00498
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.prep = _unit(channels, 64)
+        self.layer1 = nn.Sequential(_unit(64, 128, halve=True), Residual(128))
+        self.layer2 = _unit(128, 256, halve=True)
+        self.layer3 = nn.Sequential(_unit(256, 512, halve=True), Residual(512))
+        self.linear = nn.Linear(512, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, channels, H, W) of at least 8 x 8 pixels."""
+        h = self.layer3(self.layer2(self.layer1(self.prep(x))))
+        logits: Tensor = self.linear(h.amax((2, 3)) / 8)
+        return logits
+
+
+def _unit(cin: int, cout: int, halve: bool = False) -> nn.Sequential:
+    pool = [nn.MaxPool2d(2)] if halve else []
+    return nn.Sequential(nn.Conv2d(cin, cout, 3, 1, 1, bias=False), *pool, nn.BatchNorm2d(cout), nn.ReLU())
+
+
 def resnet18(channels: int = 3, classes: int = 10) -> ResNet:
     """ResNet-18 with the 3 x 3 stem that is usual for 32 x 32 images."""
     return ResNet(channels, classes, (64, 128, 256, 512), 2)
@@ -128,8 +176,14 @@ def resnet8(channels: int = 1, classes: int = 10) -> ResNet:
     return ResNet(channels, classes, (24, 48, 96), 1)
 
 
-NETWORKS: dict[str, Callable[[int, int], ResNet]] = {
+def resnet9(channels: int = 3, classes: int = 10) -> ResNet9:
+    """ResNet-9 of 6.6 million weights, for the fast recipe."""
+    return ResNet9(channels, classes)
+
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet8": resnet8,
+    "resnet9": resnet9,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnet56": resnet56,

@@ -6,6 +6,7 @@ on the device, after the gather, with randomness from an explicit generator.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -158,10 +159,20 @@ class Pixels:
         if rng is not None and self.flip:
             x = random_flip(x, rng)
         peak = 255.0 if x.dtype == torch.uint8 else 1.0
-        scale = torch.tensor([1 / (peak * s) for s in self.std], device=x.device).view(-1, 1, 1)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
+        scale, shift = _affine(self.mean, self.std, peak, x.device)
         x = x.to(torch.float32) if x.dtype == torch.uint8 else x.to(torch.float32, copy=True)
-        return x.mul_(scale).add_(shift.view(-1, 1, 1))
+        return x.mul_(scale).add_(shift)
+
+
+@functools.lru_cache(64)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], peak: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand (C, 1, 1) that normalise; kept on the device, since each copy to it would wait for it."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (peak * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
 
 
 def random_crop(x: Tensor, pad: int, rng: Generator) -> Tensor:

@@ -45,8 +45,7 @@ class SGD(Declared):
     def fit(self, subject: HasLoss, handle: Handle, run: Run) -> None:
         """See `Recipe.fit`."""
         opt = self._optimiser(subject.module)
-        steps = self.epochs * -(-len(handle) // self.batch_size)
-        plan = self._plan(opt, steps)
+        plan = self._plan(opt, self.epochs * self.steps(len(handle)))
         with mode(subject.module, train=True):
             for _ in run.track(range(self.epochs), "train"):
                 for batch in handle.batches(self.batch_size, run.rng, augment=self.augment):
@@ -76,7 +75,7 @@ class SGD(Declared):
         for p in net.parameters():  # grouped convolutions are faster so
             p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
         opt = self._optimiser(net)
-        plan = self._plan(opt, self.epochs * -(-len(handles[0]) // self.batch_size))
+        plan = self._plan(opt, self.epochs * self.steps(len(handles[0])))
         with mode(net, train=True):
             for _ in runs[0].track(range(self.epochs), "train"):
                 each = [
@@ -97,6 +96,10 @@ class SGD(Declared):
     def describe(self) -> dict[str, Any]:
         """See `Recipe.describe`."""
         return {"recipe": "sgd", **self.to_dict()}
+
+    def steps(self, n: int) -> int:
+        """Steps in an epoch over n examples."""
+        return -(-n // self.batch_size)
 
     def _optimiser(self, module: nn.Module) -> torch.optim.SGD:
         return torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum,

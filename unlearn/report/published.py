@@ -66,6 +66,8 @@ def published(report: Report) -> tuple[Row, ...]:
     whole = (
         not any(options.get(k) for k in ("limit", "test_limit", "weights"))
         and options.get("normalise", "own") == "own"
+        and options.get("training", "sgd") == "sgd"
+        and not any(options.get(k) for k in ("noise", "confuse", "backdoor", "canaries"))
     )
     if scenario["name"] != "cifar10" or options.get("network") != "resnet18" or not whole:
         return ()

@@ -14,6 +14,7 @@ from unlearn.errors import BadData, BadValue
 from unlearn.knobs import knob
 from unlearn.networks import NETWORKS, seeded
 from unlearn.ops.division import divide, limited
+from unlearn.ops.fast import Fast
 from unlearn.ops.given_oracle import GIVEN, given_oracle
 from unlearn.ops.loaders import Loaded, load
 from unlearn.ops.photos import photo_patches
@@ -39,7 +40,7 @@ class SmallImages(Spoilable):
 
     The original and the oracle are trained by one recipe: SGD with Nesterov momentum 0.9, one-cycle learning
     rate up to `lr`, weight decay 5e-4, batches of 128, random crops (and flips where the set is not of
-    characters). Validation data are a tenth of the training set; the test set is halved, to fit attacks and to
+    characters); or `unlearn.ops.fast.Fast` with the same crops and flips. Validation data are a tenth of the training set; the test set is halved, to fit attacks and to
     score. With `weights` somebody else's model is the original: it saw the whole training set, so validation
     data come out of the test set, and as its recipe is unknown there is no oracle, and nothing can be spoilt.
     """
@@ -57,12 +58,18 @@ class SmallImages(Spoilable):
     flip: ClassVar[bool] = True
 
     data: str = knob("", "folder or hub name of the data")
-    network: Literal["resnet18", "resnet20", "resnet56", "resnet8"] = knob("resnet18", "architecture")
+    network: Literal["resnet18", "resnet20", "resnet56", "resnet8", "resnet9"] = knob(
+        "resnet18", "architecture"
+    )
     weights: str = knob("", "file with the weights of a pretrained original; empty to train it")
     retrained: str = knob("", "with weights, a file with those of one retrained without what is forgotten")
     normalise: Literal["own", "imagenet"] = knob("own", "whose channel means and deviations to use")
+    training: Literal["sgd", "fast"] = knob("sgd", "recipe of original and oracle; fast is for many models")
     epochs: int = knob(30, "training epochs of original and oracle", ge=1)
-    lr: float = knob(0.1, "peak learning rate of original and oracle", gt=0)
+    lr: float = knob(
+        0.1, "peak learning rate of original and oracle; with fast, for 128 examples in a step", gt=0
+    )
+    batch: int = knob(0, "examples in a training step; 0 for the recipe's own number", ge=0)
     limit: int = knob(0, "training images to use, stratified; 0 for all", ge=0)
     test_limit: int = knob(0, "test images to use, stratified; 0 for all", ge=0)
     surrogate: str = knob("", "folder of out-of-distribution images; empty for patches of two photographs")
@@ -101,7 +108,7 @@ class SmallImages(Spoilable):
 
     def subject(self, rng: Generator) -> Classifier:
         """See `Scenario.subject`."""
-        recipe = None if self.weights else SGD(epochs=self.epochs, lr=self.lr, batch_size=128, augment=True)
+        recipe = None if self.weights else self._recipe()
         return Classifier(seeded(self._network, rng), self._classes, recipe=recipe, build=self._network)
 
     def oracle(self, request: Request) -> Subject | None:
@@ -119,6 +126,11 @@ class SmallImages(Spoilable):
     @property
     def _classes(self) -> int:
         return len(self.labels(torch.zeros(0, dtype=torch.long)).classes)
+
+    def _recipe(self) -> SGD | Fast:
+        if self.training == "fast":
+            return Fast(epochs=self.epochs, lr=self.lr, batch_size=self.batch or 512)
+        return SGD(epochs=self.epochs, lr=self.lr, batch_size=self.batch or 128, augment=True)
 
     def _network(self) -> nn.Module:
         return NETWORKS[self.network](self.channels, self._classes)

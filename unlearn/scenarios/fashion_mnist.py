@@ -38,7 +38,9 @@ class FashionMnist(SmallImages):
     stats: ClassVar = ((0.2860,), (0.3530,))
     pad: ClassVar[int] = 2
     data: str = knob("zalando-datasets/fashion_mnist", "folder or hub name of the data")
-    network: Literal["resnet18", "resnet20", "resnet56", "resnet8"] = knob("resnet8", "architecture")
+    network: Literal["resnet18", "resnet20", "resnet56", "resnet8", "resnet9"] = knob(
+        "resnet8", "architecture"
+    )
     epochs: int = knob(10, "training epochs of original and oracle", ge=1)
 
     def labels(self, y: Tensor) -> Labels:

@@ -28,7 +28,9 @@ class Mnist(SmallImages):
     pad: ClassVar[int] = 2
     flip: ClassVar[bool] = False
     data: str = knob("ylecun/mnist", "folder or hub name of the data")
-    network: Literal["resnet18", "resnet20", "resnet56", "resnet8"] = knob("resnet8", "architecture")
+    network: Literal["resnet18", "resnet20", "resnet56", "resnet8", "resnet9"] = knob(
+        "resnet8", "architecture"
+    )
     epochs: int = knob(5, "training epochs of original and oracle", ge=1)
 
     def labels(self, y: Tensor) -> Labels:
