@@ -145,10 +145,10 @@ def test_values_of_several_methods_are_kept_apart(unlearn, made):
 
 
 def test_presets_take_the_published_setting(unlearn, made):
-    code, out, _ = unlearn("run", "ssd", "--preset", "paper", *FAST, "--json")
+    code, out, _ = unlearn("run", "bad-teacher", "--preset", "paper", *FAST, "--json")
     values = json.loads(out)[0]["recipe"]["method"]["values"]
     assert code == 0
-    assert (values["alpha"], values["importance"]) == (10.0, "batch")
+    assert (values["lr"], values["batch_size"]) == (1e-4, 256)
 
 
 def test_report_renders_again(unlearn, made, tmp_path):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-WIDE = 90  # columns of a terminal for scores with floors and intervals
+WIDE = 100  # columns of a terminal for scores with floors and intervals
 LABELS, WIDEST = 36, 15  # columns of a terminal: names, aim and oracle; one method
 STATES = {"pass": "green", "fail": "red", "cannot tell": "yellow"}
 STYLES = {"forgotten": "green", "not": "red", "visible": "red", "nothing": "red", "destroyed": "red"}
@@ -99,15 +99,16 @@ def _beside(found: Sequence[Group]) -> Table:
 def scores(cells: Sequence[Cell], title: str, width: int = 120) -> Table:
     """A table of scores: original, unlearned, oracle, gap, floor where one is known, aim, 95 % interval.
 
-    The gap in units of the floor stands beside the floor. Where floors are known and `width` columns are too few, the
-    interval is left out rather than cut.
+    The gap in units of the floor stands beside the floor. Where floors are known and `width` columns are too few, these
+    units and the interval are left out rather than cut.
     """
     floored = any(c.floor is not None for c in cells)
-    floor = ["floor", "in floors"] if floored else []
-    ends = ["95 %"] if not floored or width >= WIDE else []
+    wide = width >= WIDE
+    floor = ["floor", *(["in floors"] if wide else [])] if floored else []
+    ends = ["95 %"] if not floored or wide else []
     table = _table(title, ["score", "original", "unlearned", "oracle", "gap", *floor, "aim", *ends])
     for c in cells:
-        known = [number(c.floor), in_floors(c)] if floored else []
+        known = [number(c.floor), in_floors(c)][: len(floor)]
         _row(table, [c.name, number(c.original), _mean(c), number(c.reference), number(c.gap), *known,
                      c.score.aim.sign, *([bounds(c).replace(" to ", "–")] if ends else [])])  # fmt: skip
     return table
