@@ -38,7 +38,7 @@ PLACES = {
 SEEDS = range(5)
 LONGEST = 600.0
 SHOWN = (
-    ("accuracy/forget",), ("accuracy/test_retain", "accuracy/test"), ("aus",), ("mia/auc",), ("iam/forget",),
+    ("accuracy/forget",), ("accuracy/test_retain", "accuracy/test"), ("aus",), ("mia/loss/auc",), ("iam/forget",),
     ("lira/auc",), ("rmia/auc",), ("klom/forget",), ("klom/retain/p95",), ("cka/forget",), ("relearn/ain",),
     ("recovery/4-bit",), ("recovery/relearnt",),
 )  # fmt: skip
