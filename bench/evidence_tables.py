@@ -54,7 +54,7 @@ def sweep(args):
         folder = RAW / name
         folder.mkdir(parents=True, exist_ok=True)
         scenario = parse(text.format(data=args.data))
-        for seed in SEEDS:
+        for seed in args.seeds:
             for method in METHODS:
                 once(on, scenario, method, seed, folder)
         tables()
@@ -170,7 +170,8 @@ def main():
     parser.add_argument("what", choices=["run", "tables"])
     parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--data", default="data/fashion_mnist")
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[], help="scenarios, by the name of their folder")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS), help="in this order")
     args = parser.parse_args()
     sweep(args) if args.what == "run" else tables()
 
