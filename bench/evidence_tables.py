@@ -32,8 +32,8 @@ PLACES = {
     "digits-random-0.1": "digits/random=0.1",
     "digits-noisy": "digits/noisy,noise=0.1",
     "digits-hard-third": f"digits/indices={HARD.relative_to(OUT.parents[1])}",
-    "fashion-mnist-class-7": "fashion-mnist/class=7,epochs=8,limit=300,test_limit=1000,data={data}",
-    "fashion-mnist-class-7-of-5000": "fashion-mnist/class=7,epochs=8,limit=5000,test_limit=1000,data={data}",
+    "fashion-mnist-class-7": "fashion-mnist/class=7,epochs=8,batch=32,limit=240,test_limit=1000,data={data}",
+    "fashion-mnist-class-7-of-5000": "fashion-mnist/class=7,epochs=8,batch=32,limit=5000,test_limit=1000,data={data}",
 }
 SEEDS = range(5)
 LONGEST = 600.0

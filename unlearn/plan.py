@@ -184,8 +184,13 @@ def _unlearning(
 
 
 def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds, part: int) -> float:
-    """Seconds of a call, from one on such a part of each set, by a model that is not trained."""
-    trial = pool.sketch(seeds)
+    """Seconds of a call, from one on such a part of each set; by a model that is not trained if the store has no original."""
+    trial, original = (
+        pool.sketch(seeds),
+        Job(torch.ones(len(pool.material.train.rows), dtype=torch.bool), seeds.train),
+    )
+    if pool.given is None and not missing(pool, [original]):
+        trial.original = pool.original(seeds.train).subject
     for name, handle in trial.handles.items():
         if isinstance(handle, Resident) and name in ("forget", "retain"):
             rows = handle.rows[:: min(part, max(1, len(handle) // 64))]
