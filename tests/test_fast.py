@@ -217,7 +217,7 @@ def test_recipes_are_told_apart_and_the_old_one_is_as_it_was(data, tmp_path):
     assert fast_ == Fast(epochs=2).describe() and fast_["batch_size"] == 512
     assert sgd == {
         "recipe": "sgd", "epochs": 2, "lr": 0.1, "batch_size": 128, "momentum": 0.9, "weight_decay": 5e-4,
-        "schedule": "onecycle", "augment": True,
+        "schedule": "onecycle", "augment": True, "last": "half",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from unlearn.errors import BadValue, Mismatch, UnknownName
 from unlearn.ops.freezing import copy_layers, last_layers, only
 from unlearn.ops.hooks import find_head, layers, named, run_with_input_of, watching
 from unlearn.ops.masks import Masked, top_share
+from unlearn.ops.recipe import SGD
 from unlearn.ops.steps import Eager, Lookup, accuracy, descend, outputs_by_index, reinitialised, sgd
 from unlearn.runtime import threads
 from unlearn.subject import mode
@@ -254,3 +255,13 @@ def test_eager_steps_are_those_of_one_optimiser_and_gradients_never_exist_togeth
     assert together == [0] * 16, "gone when the next hook asks"
     loss(ours, x).backward()
     assert all(p.grad is not None for p in ours.parameters()), "afterwards they are kept as ever"
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 63, 64, 65, 129, 806, 808, 898, 64_002, 45_000])
+def test_no_batch_of_training_is_less_than_half_of_the_others(n):
+    recipe = SGD(batch_size=64)
+    size = recipe.size(n)
+    sizes = [min(size, n - k) for k in range(0, n, size)]
+    assert len(sizes) == recipe.steps(n) and sum(sizes) == n and max(sizes) <= 64
+    assert min(sizes) >= size / 2 and size > 0.65 * min(n, 64)
+    assert recipe.size(n) == min(n, 64) or 0 < n % 64 < 32
