@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from unlearn.data import Stream
+from unlearn.errors import OutOfTime
 from unlearn.ops.curvature import derivatives_along, solve_woodfisher, spread, summed_gradient
+from unlearn.runtime import Run
 from unlearn.sources import Arrays
 from unlearn.subjects.classifier import Classifier
 
@@ -86,16 +88,16 @@ def test_the_inverse_is_that_of_the_dense_matrix(scale):
     v, g = direction(model), gradients(model, data()).numpy()
     dense = np.eye(g.shape[1]) + g.T @ g / N
     wanted = np.linalg.solve(dense, vector(v).numpy())
-    found = vector(solve_woodfisher(model, spread(data(), N, 4), 4, v)).numpy()
+    found = vector(solve_woodfisher(model, spread(data(), N, 4), 4, v, Run())).numpy()
     assert np.linalg.norm(found - wanted) < 1e-6 * np.linalg.norm(wanted)
     assert np.linalg.norm(vector(v).numpy() - wanted) > 1e-2 * np.linalg.norm(wanted)
 
 
 def test_the_inverse_in_single_precision():
-    wanted = vector(solve_woodfisher(subject(), spread(data(), N, N), N, direction(subject())))
+    wanted = vector(solve_woodfisher(subject(), spread(data(), N, N), N, direction(subject()), Run()))
     model = subject(torch.float32)
     found = vector(
-        solve_woodfisher(model, spread(data(dtype=torch.float32), N, N), N, direction(model))
+        solve_woodfisher(model, spread(data(dtype=torch.float32), N, N), N, direction(model), Run())
     ).double()
     assert (found - wanted).norm() < 1e-3 * wanted.norm()
 
@@ -104,7 +106,7 @@ def test_nothing_is_left_behind():
     model = subject()
     before = {k: v.clone() for k, v in model.module.state_dict().items()}
     same = list(model.module.parameters())
-    solve_woodfisher(model, spread(data(), N, 4), 4, direction(model))
+    solve_woodfisher(model, spread(data(), N, 4), 4, direction(model), Run())
     assert all(p is q for p, q in zip(model.module.parameters(), same, strict=True))
     assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
     assert all(p.grad is None for p in model.module.parameters())
@@ -121,3 +123,8 @@ def test_examples_are_evenly_spaced_and_numbered_anew(n, places):
     assert batch.y.tolist() == [5 + i for i in places]
     assert batch.x.flatten().tolist() == [5 + i for i in places]
     assert batch.index.tolist() == list(range(len(places)))
+
+
+def test_a_solution_that_takes_too_long_is_given_up():
+    with pytest.raises(OutOfTime, match="the time that was given is over"):
+        solve_woodfisher(subject(), spread(data(), N, 4), 4, direction(subject()), Run(deadline=0.0))

@@ -30,7 +30,8 @@ class Amnesiac(Method[Classifies]):
 
     This is the relabelling that benchmarks call amnesiac. The form with the same name that subtracts every recorded
     update of a training step whose batch held a forgotten example, θ ← θ − Σ Δθ_b, is not offered: the updates
-    are written down while the model is trained, and nothing computed from a trained model brings them back.
+    are written down while the model is trained, nothing computed from a trained model brings them back, and to
+    train once more for their sake costs more than an oracle.
 
     References:
         Graves et al., 2021, Amnesiac machine learning, arXiv:2010.10981
@@ -43,7 +44,7 @@ class Amnesiac(Method[Classifies]):
     """
 
     presets: ClassVar = {
-        "paper": Preset(
+        "ssd": Preset(
             "baseline of the SSD authors' scripts, ResNet-18", {"lr": 1e-4, "epochs": 3, "batch_size": 128}
         ),
         "bad-teacher": Preset(

@@ -33,7 +33,8 @@ class Fisher(Method[ClassifiesInLayers]):
 
     In the last layer the ceiling is 1e2; weights that are more than vectors share the mean of s over their second
     dimension; vectors and the last layer get ten times s. Where whole classes go, their rows of the last layer
-    are drawn around 0 with variance 1e-3. Of targets nothing is read but which classes go.
+    are drawn around 0 with variance 1e-3. Of targets nothing is read but which classes go. F takes a pass over the
+    retain set for each class.
 
     References:
         Golatkar et al., 2020, Eternal sunshine of the spotless net: selective forgetting in deep networks,
@@ -42,13 +43,11 @@ class Fisher(Method[ClassifiesInLayers]):
     Differences from the authors' released code:
         The last layer is found by a forward pass; theirs takes every tensor whose first dimension is the number
         of classes for it. It is treated alike for every request; the SSD authors' copy for random requests does
-        not raise its noise. The Unlearn-Sparse authors' copy squares the mean gradient of 32 examples, another
+        not raise its noise. The Unlearn-Sparse copy squares the mean gradient of 32 examples, another
         quantity, and without a class to forget resets the row of the last class; neither is offered.
     """
 
-    presets: ClassVar = {
-        "paper": Preset("the SSD authors' copy of the authors' code, ResNet-18", {"alpha": 1e-6})
-    }
+    presets: ClassVar = {"paper": Preset("released code and the SSD authors' copy of it", {"alpha": 1e-6})}
 
     alpha: float = knob(1e-6, "scale α of the variances", gt=0, search=(1e-8, 1e-4))
     batch_size: int = knob(64, "examples in a pass; the importance does not depend on it", ge=1)

@@ -43,12 +43,12 @@ class Influence(Method[Classifies]):
     deterministic: ClassVar[bool] = True
     presets: ClassVar = {
         "paper": Preset(
-            "Unlearn-Sparse, default of the command line",
+            "Unlearn-Sparse authors' command line, α at its default",
             {"alpha": 0.2, "samples": 1000, "mode": "reference"},
         )
     }
 
-    alpha: float = knob(10.0, "length α of the step", gt=0, search=(0.1, 100.0))
+    alpha: float = knob(12.0, "length α of the step", gt=0, search=(1.0, 100.0))
     samples: int = knob(1000, "retained examples N behind Ĥ, at most", ge=1)
     mode: Literal["woodfisher", "reference"] = knob(
         "woodfisher", "the inverse of Ĥ, or the recursion of the released code"
@@ -63,7 +63,7 @@ class Influence(Method[Classifies]):
             step = self._recursion(subject, some, v)
         else:
             some = spread(data.retain, self.samples, self.batch_size)
-            step = solve_woodfisher(subject, some, self.batch_size, v)
+            step = solve_woodfisher(subject, some, self.batch_size, v, run)
         with torch.no_grad():
             for p, k in zip(subject.module.parameters(), step, strict=True):
                 p.add_(k, alpha=self.alpha)

@@ -1,7 +1,8 @@
-"""Newton steps from gradients of single examples: none of them is kept, and no matrix of them is made."""
+"""Newton steps from gradients of single examples, without keeping one or making a matrix of them."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unlearn.data import Batch, Handle, Resident
 from unlearn.ops.importance import Loss, gradient_of_sum
+from unlearn.runtime import Run
 from unlearn.sources import trusted
 from unlearn.subject import HasLoss, mode
 
@@ -31,7 +33,7 @@ class _Losses(nn.Module):
 
 @contextmanager
 def _forward_mode() -> Iterator[None]:
-    """Where forward mode works and says nothing: attention in its plain form, torch's own scripts unlamented."""
+    """Where forward mode works: attention in its plain form, torch's own deprecations unheard."""
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         yield
@@ -40,7 +42,7 @@ def _forward_mode() -> Iterator[None]:
 def derivatives_along(
     subject: HasLoss, data: Handle, size: int, direction: Sequence[Tensor], rng: Generator | None = None
 ) -> Tensor:
-    """Derivative of each example's loss along one direction of the weights: g_i · d, in evaluation mode.
+    """Derivative g_i · d of each example's loss along a direction of the weights, in evaluation mode.
 
     One forward pass in forward mode serves a whole batch, and no gradient of an example is made.
 
@@ -89,17 +91,21 @@ def summed_gradient(subject: HasLoss, data: Handle, size: int, rng: Generator | 
     return gradient_of_sum(subject, data, size, loss=lambda b: len(b) * subject.loss(b, rng))
 
 
-def solve_woodfisher(subject: HasLoss, data: Resident, size: int, v: Sequence[Tensor]) -> list[Tensor]:
-    """Ĥ⁻¹v for Ĥ = I + (1/N) Σ g_i g_iᵀ over N examples, exact up to the square root of the type's precision.
+def solve_woodfisher(
+    subject: HasLoss, data: Resident, size: int, v: Sequence[Tensor], run: Run
+) -> list[Tensor]:
+    """The whole inverse Ĥ⁻¹v for Ĥ = I + (1/N) Σ g_i g_iᵀ over N examples.
 
     With the gradients as rows of G, Ĥ⁻¹v = v − Gᵀu where (N I + G Gᵀ) u = G v. The N equations are solved by
     conjugate gradients, which ask for G Gᵀu alone: one backward and one forward-mode pass for each iteration.
+    They stop at a relative residual of the square root of the type's precision.
 
     Args:
         subject: The model.
         data: The N examples, see `spread`.
         size: Examples in a pass.
         v: One tensor for each parameter, of its shape.
+        run: Progress and deadline.
 
     References:
         Singh and Alistarh, 2020, WoodFisher: efficient second-order approximation for neural network
@@ -107,16 +113,18 @@ def solve_woodfisher(subject: HasLoss, data: Resident, size: int, v: Sequence[Te
     """
     from scipy.sparse.linalg import LinearOperator, cg
 
-    n, of = len(data), v[0]
+    n, of, turns = len(data), v[0], run.track(itertools.count(), "unlearn")
 
     def product(u: Any) -> Any:
-        back = weighted_gradient(subject, data, size, torch.as_tensor(u).to(of).flatten())
-        return n * u.flatten() + derivatives_along(subject, data, size, back).double().cpu().numpy()
+        back = weighted_gradient(
+            subject, data, size, torch.as_tensor(u, dtype=of.dtype).to(of.device).flatten()
+        )
+        return n * u.flatten() + derivatives_along(subject, data, size, back).cpu().double().numpy()
 
-    right = derivatives_along(subject, data, size, v).double().cpu().numpy()
+    right = derivatives_along(subject, data, size, v).cpu().double().numpy()
     system = LinearOperator((n, n), matvec=product, dtype=right.dtype)
-    u, _ = cg(system, right, rtol=torch.finfo(of.dtype).eps ** 0.5)
-    back = weighted_gradient(subject, data, size, torch.as_tensor(u).to(of))
+    u, _ = cg(system, right, rtol=torch.finfo(of.dtype).eps ** 0.5, callback=lambda _u: next(turns))
+    back = weighted_gradient(subject, data, size, torch.as_tensor(u, dtype=of.dtype).to(of.device))
     return [a - b for a, b in zip(v, back, strict=True)]
 
 

@@ -14,7 +14,7 @@ def targets(data: Handle, size: int = 512) -> Tensor:
 
 
 def gone(forget: Handle, retain: Handle) -> Tensor:
-    """Classes of which the forget set holds examples and the retain set none, sorted, with shape (J,).
+    """Classes of which only the forget set holds examples, sorted, with shape (J,).
 
     Args:
         forget: Examples to be forgotten, with class ids as targets.

@@ -14,7 +14,7 @@ from unlearn.data import Batch, Handle
 def in_proportion(
     a: Handle, b: Handle, size: int, rng: Generator, *, augment: bool = False
 ) -> Iterator[tuple[Batch | None, Batch | None]]:
-    """One pass over two sets side by side, each batch with examples of both in proportion to their numbers.
+    """One pass over two sets side by side, each batch with both in proportion to their numbers.
 
     Args:
         a: One set, of which every batch holds at least one example while it lasts.
