@@ -380,11 +380,6 @@ class EmbedsClasses(Classifies, Embeds, Protocol):
 
 
 @runtime_checkable
-class ClassifiesInLayers(Classifies, Layers, Protocol):
-    """A classifier that knows its layers: what a last layer with a row for each class needs."""
-
-
-@runtime_checkable
 class TrainsInLayers(Layers, Trains, Protocol):
     """Knows its layers and its recipe: what exact re-training of the last ones needs."""
 

@@ -12,11 +12,12 @@ from unlearn.errors import Mismatch
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.gone import gone
+from unlearn.ops.hooks import watching
 from unlearn.ops.importance import squared_example_gradient
 from unlearn.ops.verbs import normal
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import ClassifiesInLayers
+from unlearn.subject import Classifies, mode
 
 CEILING, HEAD_CEILING = 1e3, 1e2
 LOUDER = 10.0
@@ -24,7 +25,7 @@ ROW_VARIANCE = 1e-4
 
 
 @methods.register("fisher")
-class Fisher(Method[ClassifiesInLayers]):
+class Fisher(Method[Classifies]):
     """Adds noise to each weight, the more the less the retain set depends on it; trains nothing.
 
     With p = softmax(f(x)) and expectations over the retain set in evaluation mode,
@@ -52,7 +53,7 @@ class Fisher(Method[ClassifiesInLayers]):
     alpha: float = knob(1e-6, "scale α of the variances", gt=0, search=(1e-8, 1e-4))
     batch_size: int = knob(64, "examples in a pass; the importance does not depend on it", ge=1)
 
-    def unlearn(self, subject: ClassifiesInLayers, data: Split, run: Run) -> ClassifiesInLayers:
+    def unlearn(self, subject: Classifies, data: Split, run: Run) -> Classifies:
         """See `Method.unlearn`.
 
         Raises:
@@ -69,7 +70,7 @@ class Fisher(Method[ClassifiesInLayers]):
         return subject
 
 
-def head_of(subject: ClassifiesInLayers, data: Handle) -> nn.Module:
+def head_of(subject: Classifies, data: Handle) -> nn.Module:
     """The last layer that a forward pass enters and that has a row for each class.
 
     Args:
@@ -79,18 +80,24 @@ def head_of(subject: ClassifiesInLayers, data: Handle) -> nn.Module:
     Raises:
         Mismatch: If there is none.
     """
-    order = subject.layers(next(iter(data.batches(2))))
-    rows = [
-        m for m in order if any(len(p) == subject.classes for p in m.parameters(recurse=False) if p.ndim > 1)
-    ]
-    if not rows:
+    rows = [m for m in subject.module.modules() if _rows(m) == subject.classes]
+    entered: list[nn.Module] = []
+    seen = watching(rows, lambda m, _inputs, _out: entered.append(m))
+    with torch.no_grad(), mode(subject.module, train=False), seen:
+        subject.outputs(next(iter(data.batches(2))))
+    if not entered:
         raise Mismatch(
             f"fisher forgetting needs a last layer with a row for each of {subject.classes} classes, and none was entered; use ssd, which needs none"
         )
-    return rows[-1]
+    return entered[-1]
 
 
-def expected_fisher(subject: ClassifiesInLayers, data: Handle, size: int, run: Run) -> list[Tensor]:
+def _rows(m: nn.Module) -> int:
+    """Length of the first weight of a layer that is more than a vector, or 0."""
+    return next((len(p) for p in m.parameters(recurse=False) if p.ndim > 1), 0)
+
+
+def expected_fisher(subject: Classifies, data: Handle, size: int, run: Run) -> list[Tensor]:
     """E_x Σ_y p_y (∇ log p_y)², the diagonal Fisher information under the model's own answers.
 
     Class by class, the square of √p_y ∇ log p_y with p_y held still, a pass over the set for each.
