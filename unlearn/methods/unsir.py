@@ -86,10 +86,12 @@ class UNSIR(Method[Classifies]):
                 f"unsir makes inputs by gradient and these are {sample.x.dtype}; use a method that takes them as they are, such as amnesiac"
             )
         noise = joined([self._noise(subject, c, sample.x, run) for c in classes.split(1)])
-        mixed = joined([*[noise] * self.repeats, sample])
+        both = joined([sample, noise])
+        kept, made = torch.arange(len(both), device=sample.x.device).tensor_split([len(sample)])
+        mixed = torch.cat([kept, made.repeat(self.repeats)])
         with mode(subject.module, train=True):
-            self._train(subject, mixed, self.impair_lr, self.impair_epochs, run)
-            self._train(subject, sample, self.repair_lr, self.repair_epochs, run)
+            self._train(subject, both, mixed, self.impair_lr, run, self.impair_epochs)
+            self._train(subject, both, kept, self.repair_lr, run, self.repair_epochs)
         return subject
 
     def _noise(self, subject: Classifies, c: Tensor, like: Tensor, run: Run) -> Batch:
@@ -107,10 +109,12 @@ class UNSIR(Method[Classifies]):
         kept = len(x[0]) if self.released else n
         return Batch(x.detach()[:kept], batch.y[:kept], batch.index[:kept])
 
-    def _train(self, subject: Classifies, data: Batch, lr: float, epochs: int, run: Run) -> None:
+    def _train(
+        self, subject: Classifies, data: Batch, rows: Tensor, lr: float, run: Run, epochs: int
+    ) -> None:
         opt = torch.optim.Adam(subject.module.parameters(), lr)
         for _ in run.track(range(epochs), "unlearn"):
-            for batch in shuffled(data, self.batch_size, run.rng):
+            for batch in shuffled(data, rows, self.batch_size, run.rng):
                 descend(opt, subject.loss(batch, run.rng).mean())
 
 

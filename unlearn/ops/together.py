@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from unlearn.data import Batch, Handle
 
@@ -37,8 +37,15 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return Batch(torch.cat(x), torch.cat(y), torch.cat(index))
 
 
-def shuffled(batch: Batch, size: int, rng: Generator) -> Iterator[Batch]:
-    """The examples of a batch in random order, `size` at a time."""
-    order = torch.randperm(len(batch), generator=rng, device=rng.device).to(batch.index.device)
-    for rows in order.split(size):
-        yield Batch(batch.x[rows], batch.y[rows], batch.index[rows])
+def shuffled(batch: Batch, rows: Tensor, size: int, rng: Generator) -> Iterator[Batch]:
+    """Some examples of a batch in random order, `size` at a time.
+
+    Args:
+        batch: The examples.
+        rows: Which of them, with shape (n,); one that is named several times comes several times.
+        size: Examples yielded at a time.
+        rng: Shuffles.
+    """
+    order = torch.randperm(len(rows), generator=rng, device=rng.device).to(rows.device)
+    for some in rows[order].split(size):
+        yield Batch(batch.x[some], batch.y[some], batch.index[some])
