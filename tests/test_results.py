@@ -23,6 +23,7 @@ FOLDERS = {
     "concept": "ink-three",
 }
 CLASSIFYING = [k for k in FOLDERS if k != "concept"]
+REFUSING = {"scar-self", "unsir"}  # remove whole classes only
 
 
 def reports(kind, method):
@@ -45,7 +46,9 @@ def test_expected_failures_are_those_that_were_seen(method, kind):
 @pytest.mark.parametrize("kind", CLASSIFYING)
 def test_three_seeds_stand_behind_every_row(kind):
     counts = {n: len(reports(kind, n)) for n in FITTING}
-    assert {n: c for n, c in counts.items() if c != 3} in ({}, {"scar-self": 0})
+    assert {n: c for n, c in counts.items() if c != 3} == (
+        {} if kind == "class" else dict.fromkeys(REFUSING, 0)
+    )
 
 
 @pytest.mark.parametrize("concept", ["three", "seven", "chalk"])
