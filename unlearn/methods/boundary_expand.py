@@ -46,13 +46,13 @@ class BoundaryExpand(Method[EmbedsClasses]):
         )
     }  # fmt: skip
 
-    lr: float = knob(0.01, "step size η", gt=0, search=(1e-5, 1e-1))
-    epochs: int = knob(10, "passes over the forget set", ge=1, search=(1, 20))
+    lr: float = knob(1e-3, "step size η", gt=0, search=(1e-5, 1e-1))
+    epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 20))
     batch_size: int = knob(64, "examples in a step", ge=1)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
     weight_decay: float = knob(0.0, "L2 penalty", ge=0)
     batch_stats: bool = knob(
-        False, "let batch norm follow the statistics of forget batches, as the released code"
+        False, "let batch norm use and follow the statistics of forget batches, as the released code"
     )
 
     def unlearn(self, subject: EmbedsClasses, data: Split, run: Run) -> EmbedsClasses:

@@ -38,11 +38,11 @@ class BoundaryShrink(Method[Classifies]):
 
     Differences from the authors' released code:
         Where the attack fails, the wrong class that is most likely at x' is taken; theirs trains on the true
-        label there: `keep_failed`. Attacked images are not rounded to 256 levels: `rounding`. Batch norm
-        keeps its running statistics, which theirs moves towards the forget set: `batch_stats`. Theirs knows
+        label there: `keep_failed`. Attacked images are not rounded to 256 levels: `rounding`. Theirs knows
         the range of pixels from their means and deviations, with one mean mistyped; here it is that of the
         forget set, the same where this has a black and a white pixel in every channel. Without its variants
-        with curvature and weights.
+        with curvature and weights. As in theirs, batch norm uses and follows the statistics of forget
+        batches; without `batch_stats` it keeps its own.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget"})
@@ -54,7 +54,7 @@ class BoundaryShrink(Method[Classifies]):
         )
     }  # fmt: skip
 
-    lr: float = knob(0.01, "step size η", gt=0, search=(1e-5, 1e-1))
+    lr: float = knob(5e-3, "step size η", gt=0, search=(1e-5, 1e-1))
     epochs: int = knob(10, "passes over the forget set", ge=1, search=(1, 20))
     batch_size: int = knob(64, "examples in a step", ge=1)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
@@ -62,9 +62,7 @@ class BoundaryShrink(Method[Classifies]):
     epsilon: float = knob(0.1, "step ε of the attack, a share of the range of pixels", gt=0, le=1)
     rounding: bool = knob(False, "round attacked images to 256 levels, as the released code")
     keep_failed: bool = knob(False, "train on the true label where the attack fails, as the released code")
-    batch_stats: bool = knob(
-        False, "let batch norm follow the statistics of forget batches, as the released code"
-    )
+    batch_stats: bool = knob(True, "let batch norm use and follow the statistics of forget batches")
 
     def unlearn(self, subject: Classifies, data: Split, run: Run) -> Classifies:
         """See `Method.unlearn`.

@@ -59,10 +59,10 @@ class LAF(Method[EmbedsClasses]):
     }  # fmt: skip
 
     extractor_lr: float = knob(1e-3, "step size of Adam down L_UE", gt=0, search=(1e-5, 1e-2))
-    alignment_lr: float = knob(1e-3, "step size of Adam down L_RA", gt=0, search=(1e-5, 1e-2))
+    alignment_lr: float = knob(3e-3, "step size of Adam down L_RA", gt=0, search=(1e-5, 1e-2))
     epochs: int = knob(20, "passes over the forget set", ge=1, search=(5, 40))
     batch_size: int = knob(32, "examples in a batch of either set", ge=1)
-    temperature: float = knob(20.0, "τ", gt=0, search=(1.0, 50.0))
+    temperature: float = knob(1.0, "τ", gt=0, search=(0.2, 20.0))
     latent: int = knob(8, "dimensions of the autoencoders' Gaussian", ge=1)
     vae_epochs: int = knob(10, "passes over the features while an autoencoder is trained", ge=1)
     vae_step: float = knob(1e-3, "step size of Adam for the autoencoders", gt=0)

@@ -41,8 +41,8 @@ class StochasticTeacher(Method[Distills]):
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x"})
 
-    erase_lr: float = knob(1e-3, "step size η_e of Adam while it erases", gt=0, search=(1e-4, 1e-2))
-    erase_epochs: int = knob(1, "passes over the forget set", ge=1, search=(1, 10))
+    erase_lr: float = knob(0.01, "step size η_e of Adam while it erases", gt=0, search=(1e-4, 3e-2))
+    erase_epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 10))
     lr: float = knob(1e-3, "step size η of Adam while it repairs", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(5, "passes over the retain set", ge=0, search=(1, 10))
     batch_size: int = knob(64, "examples in a step", ge=1)
