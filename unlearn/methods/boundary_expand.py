@@ -33,8 +33,8 @@ class BoundaryExpand(Method[EmbedsClasses]):
 
     Differences from the authors' released code:
         Batch norm keeps its running statistics, which theirs moves towards the forget set: `batch_stats`.
-        The row is drawn as PyTorch draws linear layers. Ports that keep the row lose forget accuracy to
-        the extra class alone; here it is always dropped.
+        The row is drawn as PyTorch draws linear layers; theirs is normal by Xavier's rule, with a bias of 0.
+        Ports that keep the row lose forget accuracy to the extra class alone; here it is always dropped.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x"})

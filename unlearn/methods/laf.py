@@ -49,12 +49,12 @@ class LAF(Method[EmbedsClasses]):
         "paper": Preset(
             "authors' code, CIFAR-10 and SVHN, ResNet-18, class removal",
             {"extractor_lr": 1e-5, "alignment_lr": 5e-5, "epochs": 40, "batch_size": 32, "temperature": 20.0,
-             "latent": 16, "vae_epochs": 10, "vae_step": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
+             "latent": 16, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
         ),
         "paper-small": Preset(
             "authors' code, MNIST and Fashion-MNIST, small CNN, class removal",
             {"extractor_lr": 5e-5, "alignment_lr": 1e-4, "epochs": 20, "batch_size": 32, "temperature": 20.0,
-             "latent": 8, "vae_epochs": 10, "vae_step": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
+             "latent": 8, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
         ),
     }  # fmt: skip
 
@@ -65,7 +65,7 @@ class LAF(Method[EmbedsClasses]):
     temperature: float = knob(1.0, "τ", gt=0, search=(0.2, 20.0))
     latent: int = knob(8, "dimensions of the autoencoders' Gaussian", ge=1)
     vae_epochs: int = knob(10, "passes over the features while an autoencoder is trained", ge=1)
-    vae_step: float = knob(1e-3, "step size of Adam for the autoencoders", gt=0)
+    vae_lr: float = knob(1e-3, "step size of Adam for the autoencoders", gt=0)
     beta: float = knob(0.025, "weight of the autoencoders' divergence from the prior", ge=0)
     decoder: Literal["linear", "sigmoid"] = knob(
         "linear", "what the autoencoders end in; sigmoid as released"
@@ -102,7 +102,7 @@ class LAF(Method[EmbedsClasses]):
     def _autoencoder(self, e: Tensor, run: Run) -> nn.Module:
         """One fitted to features e (N, D)."""
         vae = seeded(lambda: FeatureVAE(e.shape[1], self.latent, self.decoder == "sigmoid"), run.rng).to(e)
-        fit_vae(vae, e, run.rng, self.vae_epochs, self.vae_step, self.beta)
+        fit_vae(vae, e, run.rng, self.vae_epochs, self.vae_lr, self.beta)
         return vae
 
     def _repair(self, subject: EmbedsClasses, data: Split, run: Run) -> None:

@@ -69,7 +69,7 @@ def accuracy(subject: Classifies, handle: Handle, size: int = 512) -> float:
 
 def outputs_by_index(subject: Predicts, *handles: Handle, size: int = 512) -> Lookup:
     """Outputs on plain inputs in evaluation mode, to be looked up by example id: a teacher's cache."""
-    return _by_index(subject.outputs, subject.module, handles, size)
+    return _by_index(lambda batch: subject.outputs(batch).float(), subject.module, handles, size)
 
 
 def features_by_index(subject: Embeds, *handles: Handle, size: int = 512) -> Lookup:
@@ -86,7 +86,7 @@ def _by_index(
         for handle in handles:
             for batch in handle.batches(size):
                 rows.append(batch.index)
-                values.append(read(batch).float())
+                values.append(read(batch))
     return Lookup(torch.cat(rows), torch.cat(values))
 
 
