@@ -91,21 +91,16 @@ def test_the_loss_is_the_cross_entropy_against_the_last_class():
     torch.testing.assert_close(last_class_loss(z), wanted)
 
 
-def test_probabilities_of_forget_examples_flow_to_the_new_class():
+def test_probabilities_of_forget_examples_flow_to_the_new_class(monkeypatch):
     """With its row kept, the widened model answers it for every forget example."""
-    rows = []
-    method = BoundaryExpand(lr=0.05, epochs=40)
-    real = BoundaryExpand._row
+    rows, real = [], BoundaryExpand._row
 
-    def keep(self, *args):
-        rows.append(real(self, *args))
+    def keep(*args):
+        rows.append(real(*args))
         return rows[0]
 
-    BoundaryExpand._row = keep
-    try:
-        done = method.unlearn(classifier(), split(forget=images(12)), Run())
-    finally:
-        BoundaryExpand._row = real
+    monkeypatch.setattr(BoundaryExpand, "_row", keep)
+    done = BoundaryExpand(lr=0.05, epochs=40).unlearn(classifier(), split(forget=images(12)), Run())
     with mode(done.module, train=False), torch.no_grad():
         v, z = done.features_and_outputs(next(images(12).batches(12)))
         assert (torch.cat([z, rows[0](v)], 1).argmax(1) == 3).all()

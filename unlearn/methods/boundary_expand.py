@@ -40,7 +40,7 @@ class BoundaryExpand(Method[EmbedsClasses]):
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x"})
     presets: ClassVar = {
         "paper": Preset(
-            "authors' code, CIFAR-10, All-CNN, class removal",
+            "public copy of the authors' code, CIFAR-10, All-CNN, class removal",
             {"lr": 1e-5, "epochs": 10, "batch_size": 64, "momentum": 0.9, "weight_decay": 0.0,
              "batch_stats": True},
         )

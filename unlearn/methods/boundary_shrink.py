@@ -22,7 +22,7 @@ from unlearn.subject import Classifies, mode
 
 @methods.register("boundary-shrink")
 class BoundaryShrink(Method[Classifies]):
-    """Trains each forget example towards the wrong class whose boundary is nearest; reads no retain data.
+    """Trains forget examples towards the wrong class whose boundary is nearest; reads no retain data.
 
     With a and b the smallest and the largest value of each channel over the forget set, and z₀ the logits of
     θ₀ in evaluation mode, an attack of one step finds the class, and training on the plain x_f follows it:
@@ -48,7 +48,7 @@ class BoundaryShrink(Method[Classifies]):
     uses: ClassVar[frozenset[str]] = frozenset({"forget"})
     presets: ClassVar = {
         "paper": Preset(
-            "authors' code, CIFAR-10, All-CNN, class removal",
+            "public copy of the authors' code, CIFAR-10, All-CNN, class removal",
             {"lr": 1e-5, "epochs": 10, "batch_size": 64, "momentum": 0.9, "weight_decay": 0.0, "epsilon": 0.1,
              "rounding": True, "keep_failed": True, "batch_stats": True},
         )

@@ -18,7 +18,7 @@ from unlearn.subject import Distills, mode
 
 @methods.register("stochastic-teacher")
 class StochasticTeacher(Method[Distills]):
-    """Copies an untrained network on the forget set, then itself on retain (reconstructed); label-free.
+    """Copies an untrained network on forget, then itself on retain (reconstructed); label-free.
 
     With z_s the outputs of the same architecture newly drawn and z₀ those of θ₀, both in evaluation mode,
 
