@@ -106,11 +106,15 @@ def test_features_above_one_are_returned_only_without_the_sigmoid(squash):
     assert not any(p.requires_grad for p in vae.parameters())
 
 
-class Halving(nn.Module):
-    """In place of an autoencoder: returns half of the features, without a draw."""
+class Scaled(nn.Module):
+    """In place of an autoencoder: returns a share of the features, without a draw."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
 
     def forward(self, e, rng):
-        return e / 2, None, None
+        return self.share * e, None, None
 
 
 def two_layers():
@@ -125,7 +129,7 @@ def rows(x):
 
 def test_one_step_down_each_loss_by_adam(monkeypatch):
     """The first step of Adam is η g / (|g| + 1e-8); at θ₀ all s are zero, and after it they are not."""
-    monkeypatch.setattr(LAF, "_autoencoder", lambda self, e, run: Halving())
+    monkeypatch.setattr(LAF, "_autoencoder", lambda self, e, run: Scaled(1 / len(e)))
     x_f, x_r, a, b, t = random(3, 3), random(4, 3, seed=1), 0.01, 0.02, 0.5
     whole = Resident(Arrays(torch.cat([x_f, x_r]), torch.zeros(7).long()), lambda x, rng: x)
     data = split(whole.take(torch.arange(3)), whole.take(torch.arange(3, 7)))
@@ -135,7 +139,7 @@ def test_one_step_down_each_loss_by_adam(monkeypatch):
     f, r, old = x_f.numpy(), x_r.numpy(), w.copy()
 
     def extractor(w):
-        m_r, m_f = (m_of(x @ w.T, x @ w.T / 2) for x in (r, f))
+        m_r, m_f = (m_of(x @ w.T, x @ w.T / n) for x, n in ((r, 7), (f, 3)))
         return np.exp(m_r / (m_r + 1)).sum() - np.exp(m_f / (m_f + 1)).sum()
 
     def cosines(w, x):
@@ -157,7 +161,7 @@ def test_the_autoencoders_see_all_features_and_those_of_the_forget_set(monkeypat
 
     def record(self, e, run):
         seen.append(e.clone())
-        return Halving()
+        return Scaled(0.5)
 
     monkeypatch.setattr(LAF, "_autoencoder", record)
     forget, retain = images(6), images(9, seed=1)
