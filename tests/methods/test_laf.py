@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from unlearn.data import Counted, Resident
+from unlearn.methods import laf
 from unlearn.methods.laf import LAF, alignment, head_of, surprise
 from unlearn.ops.vae import FeatureVAE, fit_vae, vae_loss
 from unlearn.runtime import Run
@@ -154,6 +155,20 @@ def test_one_step_down_each_loss_by_adam(monkeypatch):
         w = w - lr * g / (np.abs(g) + 1e-8)
     np.testing.assert_allclose(done.module[0].weight.detach(), w, atol=1e-5)
     assert torch.equal(done.module[1].weight, two_layers().module[1].weight)  # the head has no part in it
+
+
+def test_each_set_is_held_against_its_own_autoencoder(monkeypatch):
+    """Both losses of a pair of batches where nothing moves: then every s is zero."""
+    losses = []
+    monkeypatch.setattr(laf, "descend", lambda opt, loss: losses.append(loss.item()))
+    monkeypatch.setattr(LAF, "_autoencoder", lambda self, e, run: Scaled(1 / len(e)))
+    whole = Resident(Arrays(random(7, 3), torch.zeros(7).long()), lambda x, rng: x)
+    data = split(whole.take(torch.arange(3)), whole.take(torch.arange(3, 7)))
+    LAF(epochs=1, batch_size=8).unlearn(two_layers(), data, Run())
+    e = (random(7, 3) @ two_layers().module[0].weight.detach().T).numpy()
+    m_r, m_f = m_of(e[3:], e[3:] / 7), m_of(e[:3], e[:3] / 3)
+    extractor = np.exp(m_r / (m_r + 1)).sum() - np.exp(m_f / (m_f + 1)).sum()
+    assert losses == [pytest.approx(extractor, rel=1e-9), pytest.approx(-4 * np.log(3), rel=1e-6)]
 
 
 def test_the_autoencoders_see_all_features_and_those_of_the_forget_set(monkeypatch):
