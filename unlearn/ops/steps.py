@@ -8,9 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from unlearn.data import Handle
+from unlearn.data import Batch, Handle
 from unlearn.errors import Mismatch
-from unlearn.subject import Classifies, Predicts, mode
+from unlearn.subject import Classifies, Embeds, Predicts, mode
 
 
 def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -67,15 +67,26 @@ def accuracy(subject: Classifies, handle: Handle, size: int = 512) -> float:
     return float(torch.stack(hits).sum() / len(handle))
 
 
-@torch.no_grad()
 def outputs_by_index(subject: Predicts, *handles: Handle, size: int = 512) -> Lookup:
     """Outputs on plain inputs in evaluation mode, to be looked up by example id: a teacher's cache."""
+    return _by_index(lambda batch: subject.outputs(batch).float(), subject.module, handles, size)
+
+
+def features_by_index(subject: Embeds, *handles: Handle, size: int = 512) -> Lookup:
+    """Features on plain inputs in evaluation mode, to be looked up by example id."""
+    return _by_index(subject.features, subject.module, handles, size)
+
+
+@torch.no_grad()
+def _by_index(
+    read: Callable[[Batch], Tensor], module: nn.Module, handles: Iterable[Handle], size: int
+) -> Lookup:
     rows, values = [], []
-    with mode(subject.module, train=False):
+    with mode(module, train=False):
         for handle in handles:
             for batch in handle.batches(size):
                 rows.append(batch.index)
-                values.append(subject.outputs(batch).float())
+                values.append(read(batch))
     return Lookup(torch.cat(rows), torch.cat(values))
 
 
