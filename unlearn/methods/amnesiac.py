@@ -52,6 +52,10 @@ class Amnesiac(Method[Classifies]):
             {"lr": 1e-4, "epochs": 3, "batch_size": 256},
         ),
     }
+    expected_failures: ClassVar = {
+        "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
+        "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
+    }
 
     lr: float = knob(2e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(5, "passes over forget and retain set", ge=1, search=(1, 10))

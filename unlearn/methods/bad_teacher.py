@@ -50,6 +50,7 @@ class BadTeacher(Method[Distills]):
         )
     }  # fmt: skip
     expected_failures: ClassVar = {
+        "class": "It makes the model undecided instead of wrong, so that some forgotten examples are still answered and keep a lower loss than unseen ones.",
         "random": "It makes the model undecided on the forget set, while an oracle answers such examples almost as well as the retained ones.",
         "noisy": "An undecided model still gives the forgotten wrong labels more credit than it gives wrong labels it never saw.",
     }

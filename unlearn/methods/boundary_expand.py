@@ -45,6 +45,11 @@ class BoundaryExpand(Method[EmbedsClasses]):
              "batch_stats": True},
         )
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "class": "What is taken for the new class spreads to the classes beside it: in two of three seeds the rest breaks.",
+        "random": "The new row wins on every class, because forgotten examples come from all of them, and once it is dropped little is left.",
+        "noisy": "The new row wins wherever wrong labels lie, which is everywhere, and the rest breaks with it.",
+    }
 
     lr: float = knob(1e-3, "step size η", gt=0, search=(1e-5, 1e-1))
     epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 20))

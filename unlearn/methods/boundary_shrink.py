@@ -53,6 +53,10 @@ class BoundaryShrink(Method[Classifies]):
              "rounding": True, "keep_failed": True, "batch_stats": True},
         )
     }  # fmt: skip
+    expected_failures: ClassVar = {
+        "random": "Every class is pushed over its nearest boundary, with nothing that holds the rest, so the model breaks.",
+        "noisy": "It reads no retained example, so moving wrong labels costs the rest eight points, and the attack still finds them.",
+    }
 
     lr: float = knob(5e-3, "step size η", gt=0, search=(1e-5, 1e-1))
     epochs: int = knob(10, "passes over the forget set", ge=1, search=(1, 20))

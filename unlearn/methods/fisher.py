@@ -49,6 +49,9 @@ class Fisher(Method[Classifies]):
     """
 
     presets: ClassVar = {"paper": Preset("released code and the SSD authors' copy of it", {"alpha": 1e-6})}
+    expected_failures: ClassVar = {
+        "noisy": "Noise large enough to wash out memorised labels destroys the rest.",
+    }
 
     alpha: float = knob(1e-6, "scale α of the variances", gt=0, search=(1e-8, 1e-4))
     batch_size: int = knob(64, "examples in a pass; the importance does not depend on it", ge=1)

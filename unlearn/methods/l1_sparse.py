@@ -39,8 +39,6 @@ class L1Sparse(Method[HasLoss]):
         )
     }
     expected_failures: ClassVar = {
-        "random": "The penalty that helps to forget costs accuracy in some seeds, far beyond the oracle's.",
-        "noisy": "The penalty wears memorised labels off only in part at a strength that keeps the rest.",
         "concept": "The penalty, at a strength that classifiers bear, destroys a denoiser: hardly anything is drawn right.",
     }
 

@@ -71,7 +71,6 @@ class SalUn(Method[Relabels]):
         ),
     }  # fmt: skip
     expected_failures: ClassVar = {
-        "class": "Random labels leave a trace: forgotten examples keep a lower loss than unseen ones of the class, which the attack sees.",
         "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
         "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
     }

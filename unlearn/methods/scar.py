@@ -58,7 +58,6 @@ class SCAR(Method[EmbedsClasses]):
         )
     }  # fmt: skip
     expected_failures: ClassVar = {
-        "random": "It sends forgotten examples to wrong classes until they fall below validation accuracy, and surrogates hold too little of the rest.",
         "noisy": "Surrogates hold the model where it was, and wrong labels are spread over all classes, so little is forgotten.",
     }
 

@@ -62,7 +62,7 @@ class SCRUB(Method[Classifies]):
         ),
     }  # fmt: skip
     expected_failures: ClassVar = {
-        "noisy": "Moving away from the old outputs weakens the memorised labels but does not reach the loss of labels never seen.",
+        "class": "Moving away from the old outputs without an end gives forgotten examples a larger loss than unseen ones of the class have.",
     }
 
     lr: float = knob(6.7e-3, "step size", gt=0, search=(1e-4, 1e-2))

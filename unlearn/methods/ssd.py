@@ -54,6 +54,7 @@ class SSD(Method[HasLoss]):
         )
     }
     expected_failures: ClassVar = {
+        "random": "No weight is much more important for a random tenth than for the rest, so none is dampened.",
         "class": "The ratio of importances is at most one over the forget share, so a tenth of the data barely reaches α on some classes and seeds.",
         "noisy": "Weights that hold memorised labels serve everything else as well, so dampening them does damage before it forgets.",
         "concept": "Damping that spares the neighbours leaves the concept in a fifth of its drawings.",
