@@ -52,7 +52,7 @@ def projected(v: Tensor, n: int) -> Tensor:
     It is v less a constant, cut off at 0 and 1; the constant is found by bisection.
 
     Example:
-        >>> projected(torch.tensor([3.0, 0.6, 0.4, -1.0], dtype=torch.float64), 2).tolist()
+        >>> [round(w, 6) for w in projected(torch.tensor([3.0, 0.6, 0.4, -1.0], dtype=torch.float64), 2).tolist()]
         [1.0, 0.6, 0.4, 0.0]
     """
     low, high = v.min() - 1, v.max()
