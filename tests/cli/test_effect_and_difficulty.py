@@ -5,7 +5,7 @@ import json
 import pytest
 from terminal import refused
 
-from unlearn import api
+from unlearn import api, hard
 from unlearn.errors import NoEffect
 from unlearn.report import Report
 from unlearn.store import Store
@@ -48,16 +48,17 @@ def test_a_method_that_changes_nothing_is_an_error_and_its_report_is_kept(unlear
         api.run("idle-one", SMALL, store=store, metrics=["accuracy"])
 
 
-def test_harder_sets_of_the_same_size_stand_beside_the_request(unlearn, tmp_path):
+def test_harder_sets_of_the_same_size_stand_beside_the_request(unlearn, tmp_path, monkeypatch):
+    monkeypatch.setattr(hard, "PIECES", 3)
     store = ("--store", str(tmp_path))
     words = ("run", "finetune", "--epochs", "1", "--scenario", SMALL, "--metrics", "accuracy", *store)
     code, out, err = unlearn(*words, "--difficulty", "alike,sequential", "--json")
     assert code == 0, err
     asked, alike, last = (Report.model_validate(r) for r in json.loads(out))
     sizes = [r.request["sizes"]["forget"] for r in (asked, alike, last)]
-    assert sizes[0] == sizes[1] == 90 and sizes[2] == 9, "the last of ten requests, one after another"
-    assert alike.request["text"].startswith("indices=90 alike examples (") and last.recipe["step"] == 9
-    assert last.request["sizes"]["forgotten"] == 81
+    assert sizes[0] == sizes[1] == 90 and sizes[2] == 30, "the last of three requests, one after another"
+    assert alike.request["text"].startswith("indices=90 alike examples (") and last.recipe["step"] == 2
+    assert last.request["sizes"]["forgotten"] == 60
     code, out, err = unlearn(*words, "--difficulty", "alike")
     assert code == 0 and "alike examples" in out and "random=0.1" in out
     refused(unlearn(*words, "--difficulty", "odd"), "no difficulty called 'odd'; choose some of memorised")
