@@ -63,3 +63,6 @@ def test_harder_sets_of_the_same_size_stand_beside_the_request(unlearn, tmp_path
     assert code == 0 and "alike examples" in out and "random=0.1" in out
     refused(unlearn(*words, "--difficulty", "odd"), "no difficulty called 'odd'; choose some of memorised")
     refused(unlearn(*words, "--difficulty", "easy", "--plan"), "--plan knows no forget set that is chosen")
+    refused(
+        unlearn(*words, "--difficulty", "easy", "--out", str(tmp_path / "o.safetensors")), "leave out one"
+    )

@@ -70,6 +70,10 @@ class Job:
             raise BadValue(
                 f"--out writes one model, but {len(self.methods)} methods and {len(self.seeds)} seeds were asked for; give one of each"
             )
+        if self.out is not None and self.difficulty:
+            raise BadValue(
+                "--out writes the model of the request, and --difficulty makes others; leave out one of them"
+            )
         hard.known(self.difficulty)
         with within_memory():
             found = api.sweep(bench, self.methods, self.scenario, self.seeds, self.metrics, self.oracles)

@@ -113,6 +113,8 @@ class SmallImages(Spoilable):
 
     def oracle(self, request: Request) -> Subject | None:
         """See `Scenario.oracle`."""
+        if not self.retrained:
+            return None
         return given_oracle(self.original() or self.subject(torch.Generator()), self.retrained)
 
     def original(self) -> Classifier | None:
