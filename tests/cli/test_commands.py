@@ -265,7 +265,8 @@ def test_check_runs_the_kit_on_a_plugin(unlearn, tmp_path):
     assert code == 0, out
     assert "checks passed" in out
     bad = tmp_path / "bad.py"
-    bad.write_text(good.read_text().replace("run.rng", "None").replace("gentle-ascent", "bad-ascent"))
+    text = good.read_text().replace("run.rng", "None").replace("gentle-ascent", "bad-ascent")
+    bad.write_text(text.replace("HasLoss", "Classifies"))
     code, out, _ = unlearn("check", bad)
     assert code == 1
     assert "FAILED bad-ascent: " in out

@@ -297,8 +297,8 @@ def _made(out: Outcome) -> dict[str, torch.Tensor]:
 
 
 def _sized(cls: Cls, tiny: Tiny, size: int, how: str = "small") -> Outcome:
-    """A call with another batch size, or the nearest that is allowed, and smaller steps for smaller batches."""
-    knobs = _resized(cls, size)
+    """A brief call with another batch size, or the nearest that is allowed, and smaller steps for smaller batches."""
+    knobs = (*_resized(cls, size), *_brief(cls))
     out = outcome(cls, tiny.name, knobs=knobs, how=how)
     bad = _not_finite(out)
     said = ", ".join(f"{k}={v}" for k, v in knobs)
@@ -324,9 +324,9 @@ def _resized(cls: Cls, size: int) -> tuple[tuple[str, Any], ...]:
 
 
 def _brief(cls: Cls) -> tuple[tuple[str, Any], ...]:
-    """As few iterations as the method would be tuned with, for checks that do not need it to work."""
+    """As few iterations or epochs as the method would be tuned with, for checks that do not need it to work."""
     value = cls()
-    low = {k.name: k.search[0] for k in cls.knobs() if k.name == "iterations" and k.search}
+    low = {k.name: k.search[0] for k in cls.knobs() if k.name in ("iterations", "epochs") and k.search}
     return tuple((name, int(n)) for name, n in low.items() if n < getattr(value, name))
 
 
