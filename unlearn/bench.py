@@ -28,7 +28,7 @@ from unlearn.patch import changed, changed_share, load_tensors, save_patch, save
 from unlearn.policy import Policy
 from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of, environment, plugin_file
-from unlearn.registry import methods
+from unlearn.registry import methods, reconstruction
 from unlearn.report import SCHEMA, Costs, Report
 from unlearn.runtime import Progress, Run, Silent, peak_memory, seeded_globals
 from unlearn.scenario import Scenario, Seeds, Trial, steps
@@ -102,7 +102,7 @@ class Bench:
             Mismatch: If the subject lacks a verb that the method or a metric needs, or the scenario a set.
         """
         self._check(trial, method)
-        trial.notes += self._before(trial, metrics)
+        trial.notes += (*_origin(method), *self._before(trial, metrics))
         recipe = self._unlearned_recipe(trial, method)
         done, info = self._unlearned(trial, method, recipe)
         unlearned = address(recipe)
@@ -342,6 +342,12 @@ def _request(trial: Trial) -> dict[str, Any]:
         "removed": [trial.classes[c] if trial.classes else str(c) for c in trial.removed],
         "classes": list(trial.classes),
     }
+
+
+def _origin(method: Method[Any]) -> list[str]:
+    """What a reader must know of a method that was rebuilt without its paper or code."""
+    told = reconstruction(type(method).__doc__ or "")
+    return [f"{method.name}: {told.replace('RECONSTRUCTED', 'reconstructed', 1)}"] if told else []
 
 
 def _notes(original: Subject, done: Subject) -> list[str]:

@@ -53,6 +53,22 @@ class Listing:
         """The lines of the docstring's References block, joined."""
         return section(self.doc, "References")
 
+    @property
+    def reconstructed(self) -> str:
+        """What it was rebuilt from where neither paper nor code could be followed; nothing elsewhere."""
+        return reconstruction(self.doc)
+
+
+def reconstruction(doc: str) -> str:
+    r"""The paragraph of a docstring that begins with RECONSTRUCTED, on one line.
+
+    Example:
+        >>> reconstruction("Does it.\n\nRECONSTRUCTED from the\nabstract.\n\nMore.")
+        'RECONSTRUCTED from the abstract.'
+    """
+    paragraphs = inspect.cleandoc(doc).split("\n\n")
+    return next((" ".join(p.split()) for p in paragraphs if p.startswith("RECONSTRUCTED")), "")
+
 
 def section(doc: str, title: str) -> str:
     r"""The text of one indented block of a docstring, on one line.

@@ -113,6 +113,7 @@ def _entry(m: Listing) -> dict[str, Any]:
         "name": m.name,
         "summary": m.summary,
         "reference": m.reference,
+        "reconstructed": m.reconstructed,
         "needs": m.needs,
         "uses": list(m.uses),
         "origin": m.origin,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unlearn import subject as verbs
-from unlearn.errors import SealedError, UnlearnError
+from unlearn.errors import Mismatch, SealedError, UnlearnError
 from unlearn.method import Method, requires
 from unlearn.registry import protocols
 from unlearn.runtime import Run, seeded_globals
@@ -21,6 +21,7 @@ from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.verdicts import Check, Named, demand, guarded, run_all
 
 Cls = type[Method[Any]]
+MISMATCH_WORDS = 6  # no sentence that says what is needed is shorter
 
 
 def check_method(cls: Cls) -> None:
@@ -37,9 +38,10 @@ def method_checks(cls: Cls) -> Named:
     yield from class_checks(cls)
     if not _proper(cls):
         return
-    for tiny in fitting(requires(cls)):
-        if "statistics" in cls().reads() and not tiny.offers(Embeds):
-            continue
+    cells = [t for t in fitting(requires(cls)) if "statistics" not in cls().reads() or t.offers(Embeds)]
+    if cells:
+        yield "accepts-some", guarded(partial(check_accepts, cls, cells), cls.__name__)
+    for tiny in cells:
         for name, check in cell_checks(cls, tiny):
             yield f"{name}[{tiny.name}]", check
 
@@ -62,6 +64,22 @@ def cell_checks(cls: Cls, tiny: Tiny) -> Named:
         yield "retain-survives", one(check_retain)
         if "class" not in cls.expected_failures:
             yield "direction", one(check_direction)
+
+
+def check_accepts(cls: Cls, cells: list[Tiny]) -> None:
+    """It may refuse networks that lack the layers it works on, but not every one."""
+    refused = []
+    for tiny in cells:
+        try:
+            _base(cls, tiny)
+        except Mismatch as err:
+            refused.append(str(err))
+        else:
+            return
+    demand(
+        False,
+        f"{cls.__name__} refuses every tiny subject that offers {requires(cls).__name__}: {refused[0]}",
+    )
 
 
 def check_runs(cls: Cls, tiny: Tiny) -> None:
@@ -284,7 +302,16 @@ def _proper(cls: Cls) -> bool:
 
 
 def _on(cls: Cls, tiny: Tiny, check: Callable[[Cls, Tiny], None]) -> Check:
-    return guarded(partial(check, cls, tiny), f"{cls.__name__} on {tiny.name}")
+    def run() -> None:
+        try:
+            check(cls, tiny)
+        except Mismatch as err:
+            demand(
+                "\n" not in str(err) and len(str(err).split()) >= MISMATCH_WORDS,
+                f"{cls.__name__} refuses {tiny.name} with {str(err)!r}; say in one line what it needs and what to do",
+            )
+
+    return guarded(run, f"{cls.__name__} on {tiny.name}")
 
 
 def _base(cls: Cls, tiny: Tiny) -> Outcome:

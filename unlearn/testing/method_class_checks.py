@@ -12,7 +12,7 @@ from unlearn.errors import BadValue
 from unlearn.method import Method
 from unlearn.registry import methods, protocols
 from unlearn.runtime import Run
-from unlearn.testing.declared_checks import check_reference, declared_checks
+from unlearn.testing.declared_checks import check_reconstructed, check_reference, declared_checks
 from unlearn.testing.runs import LENT
 from unlearn.testing.verdicts import Named, demand
 
@@ -23,6 +23,7 @@ def class_checks(cls: Cls) -> Named:
     """Names and checks of how a method is written."""
     yield from declared_checks(cls, methods)
     yield "reference", partial(check_reference, cls)
+    yield "reconstructed", partial(check_reconstructed, cls)
     yield "signature", partial(check_signature, cls)
     yield "uses", partial(check_uses, cls)
     yield "presets", partial(check_presets, cls)
