@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from unlearn.data import Split
 from unlearn.knobs import knob
@@ -66,8 +66,9 @@ class MaskedSmallGradients(Method[HasLoss]):
         Raises:
             Mismatch: If there is no convolution.
         """
-        kernels = [c.weight for c in convolutions(subject.module, self.name).values()]
-        grads = dict(zip(subject.module.parameters(), self._gradients(subject, data, run), strict=True))
+        kernels: list[Tensor] = [c.weight for c in convolutions(subject.module, self.name).values()]
+        params: list[Tensor] = list(subject.module.parameters())
+        grads = dict(zip(params, self._gradients(subject, data, run), strict=True))
         hooks = []
         for w in kernels:
             drawn = smallest(grads[w], self.share)
@@ -103,7 +104,7 @@ def smallest(g: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def redraw(weight: nn.Parameter, drawn: Tensor, rng: Generator) -> None:
+def redraw(weight: Tensor, drawn: Tensor, rng: Generator) -> None:
     """Draws marked weights of a convolution (O, I, H, W) from N(0, 2 / (O H W)), in place."""
     fan = weight.shape[0] * weight[0, 0].numel()
     weight.copy_(torch.where(drawn, normal(weight, rng) * (2 / fan) ** 0.5, weight))
