@@ -15,7 +15,7 @@ from unlearn import api, hard
 from unlearn.errors import UnlearnError
 from unlearn.pool import Pool
 from unlearn.report import Report
-from unlearn.report.held import held
+from unlearn.report.held import MARKS
 from unlearn.report.reproduce import command
 from unlearn.report.summary import groups, number
 from unlearn.report.verdict import judge
@@ -135,19 +135,10 @@ def table(name):
     chosen = [next((n for n in names if found[0].cell(n)), names[0]) for names in SHOWN]
     cells = {g.label: [g.cell(n) for n in chosen] for g in found}
     first = [next((row[k] for row in cells.values() if row[k]), None) for k in range(len(chosen))]
-    rows = [["method", "verdict", "policy", *(f"{n} {c.score.aim.sign if c else ''}" for n, c in zip(chosen, first, strict=True))],
+    rows = [["method", "verdict", "criteria of the policy", *(f"{n} {c.score.aim.sign if c else ''}" for n, c in zip(chosen, first, strict=True))],
             ["oracle", "", "", *("" if c is None else number(c.reference) for c in first)],
             ["floor", "", "", *("" if c is None else number(c.floor) for c in first)]]  # fmt: skip
-    for g in found:
-        policy = held(g.reports)
-        rows.append(
-            [
-                g.label,
-                judge(g).words,
-                policy.words.partition(": ")[2] if policy else "",
-                *map(spread, cells[g.label]),
-            ]
-        )
+    rows += [[g.label, judge(g).words, criteria(g.reports), *map(spread, cells[g.label])] for g in found]
     made = reports[0]
     took = sum(r.plan.get("took", 0) for r in reports) / 60
     lines = [f"## {name}", "", f"`{made.scenario}`: {made.request['sizes']['forget']} of "
@@ -168,6 +159,15 @@ def table(name):
         *dict.fromkeys(f"{command(g.first)} --seeds {len(g.reports)}" for g in found),
         "```",
     ]
+
+
+def criteria(reports):
+    """How many of the policy's criteria hold, fail, or cannot be told, in the mean over seeds."""
+    found = [c["state"] for r in reports for c in r.policy["criteria"]]
+    shares = ((m, found.count(s) / len(reports)) for s, m in MARKS.items())
+    return ", ".join(
+        f"{n:.1f} {'hold' if m == 'holds' else 'fail' if m == 'fails' else m}" for m, n in shares if n
+    )
 
 
 def spread(cell):
