@@ -76,13 +76,17 @@ class Forecast:
     def restored(
         cls, original: Any, state: Mapping[str, Tensor], attribution: Attribution, scale: float
     ) -> Self:
-        """The same from the tensors of `Parts`; models have the architecture of the original."""
+        """The same from the tensors of `Parts`, less those that the original, a forecast itself, holds under their names.
+
+        The models have the architecture of the original.
+        """
+        state = {**original.module.state_dict(), **state}
         plain = original
         while isinstance(plain, Forecast):
             plain = plain.original
         models = [plain.clone() for _ in range(len(state["seen"]))]
         made = cls.of(original, models, Removal(attribution, state["seen"], state["rows"]), scale)
-        made.module.load_state_dict(dict(state))
+        made.module.load_state_dict({name: state[name] for name in made.module.state_dict()})
         return made
 
     def clone(self) -> Self:
