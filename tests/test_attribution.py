@@ -117,3 +117,17 @@ def test_what_an_attribution_returns_is_checked(known, wrong, said):
     seen, outputs = known
     with pytest.raises(BadValue, match=said):
         Removal(wrong, seen, torch.tensor([0, 1]))(outputs)
+
+
+@pytest.mark.parametrize("group", [64, 2])
+def test_own_entries_are_the_diagonal_where_an_example_is_forgotten(known, monkeypatch, group):
+    monkeypatch.setattr(attribution, "GROUP", group)
+    seen, outputs = known
+    at = torch.tensor([3, 1, 0, 4])
+    said = torch.stack([(k + 1) * outputs for k in range(len(at))], 1)  # (M, B, K)
+    found = Removal(difference, seen, torch.tensor([0, 3, 4])).own(said, at)
+    wanted = [
+        [by_loops(seen, said[:, b], i, k) if i != 1 else 0.0 for k in range(K)]
+        for b, i in enumerate(at.tolist())
+    ]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))

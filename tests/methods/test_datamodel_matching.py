@@ -24,7 +24,7 @@ def taught(monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 0.4])
 def test_targets_are_the_original_less_what_the_forgotten_add(taught, scale):
     split, x = data()
-    DatamodelMatching(models=M, scale=scale, forget_times=1.5, retain_times=1.4).unlearn(
+    DatamodelMatching(models=M, entries="all", scale=scale, forget_times=1.5, retain_times=1.4).unlearn(
         Classifier(net(0), C), split, Run()
     )
     ((lesson, _),) = taught
@@ -38,6 +38,18 @@ def test_targets_are_the_original_less_what_the_forgotten_add(taught, scale):
     torch.testing.assert_close(batch.y, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_own_entries_say_what_an_example_adds_to_itself(taught):
+    split, x = data()
+    DatamodelMatching(models=M, scale=0.5, retain_times=2.0).unlearn(Classifier(net(0), C), split, Run())
+    ((lesson, _),) = taught
+    (batch,) = lesson.batches(100)
+    for k, i in enumerate(FORGET.tolist()):
+        wanted = by_loops(x[i], 0.5, [i])
+        torch.testing.assert_close(batch.y[k], torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(batch.y[3:], net(0)(batch.x[3:]), msg="retain examples keep their outputs")
+
+
 def test_each_set_is_read_once_and_the_pool_is_charged(taught):
     split, _ = data()
     DatamodelMatching(models=M, retain_times=2.0).unlearn(Classifier(net(0), C), split, Run())
@@ -48,7 +60,7 @@ def test_each_set_is_read_once_and_the_pool_is_charged(taught):
 def test_training_leads_to_the_targets():
     split, x = data()
     student = Classifier(net(0), C)
-    DatamodelMatching(models=M, lr=0.1, epochs=300, decay=0.99).unlearn(student, split, Run())
+    DatamodelMatching(models=M, entries="all", lr=0.1, epochs=300, decay=0.99).unlearn(student, split, Run())
     wanted = torch.tensor([by_loops(v, 1.0) for v in x])
     with torch.no_grad():
         assert (student.module(x) - wanted).abs().max() < 0.02 < (net(0)(x) - wanted).abs().max()
@@ -65,8 +77,8 @@ def test_published_settings():
     assert (paper.retain_times, paper.forget_times, paper.shuffle) == (20, 5, True)
     assert (function.epochs, function.lr, function.batch_size) == (5, 5e-4, 512)
     assert (function.retain_times, function.forget_times, function.shuffle) == (3, 1, False)
-    assert {(p.decay, p.pull, p.scale, p.attribution) for p in (paper, function)} == {
-        (0.95, 0, 1, "difference")
+    assert {(p.decay, p.pull, p.scale, p.attribution, p.entries) for p in (paper, function)} == {
+        (0.95, 0, 1, "difference", "all")
     }
 
 

@@ -39,7 +39,8 @@ class DMDirect(Method[EmbedsClasses]):
     Differences from the authors' released code:
         Theirs reads A, by a regression with LASSO, from a file that has training and validation examples, and answers
         for these alone; ours estimates the column of any example when it is asked. What they compute and do not use, a
-        correction of the LASSO's shrinkage, and A without its entries between two examples are left out.
+        correction of the LASSO's shrinkage, is left out, and so are predictions from what an example adds to itself
+        alone, which need to know whether what is asked is a forgotten example.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "pool"})

@@ -22,6 +22,7 @@ from unlearn.registry import unknown
 Attribution = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Called with Z, positions and O."""
 NUMBERS = 2**24  # of A that are held at once
+GROUP = 64  # examples whose effect on themselves is looked up at once
 
 
 def difference(seen: Tensor, rows: Tensor, outputs: Tensor) -> Tensor:
@@ -130,15 +131,31 @@ class Removal:
         """
         flat = outputs.flatten(1)
         width = max(1, NUMBERS // len(self.rows))
-        parts = [self._of(columns) for columns in flat.split(width, 1)]
+        parts = [self._of(self.rows, columns).sum(0) for columns in flat.split(width, 1)]
         return torch.cat(parts).reshape(outputs.shape[1:])
 
-    def _of(self, columns: Tensor) -> Tensor:
-        found = self.attribution(self.seen, self.rows, columns)
-        wanted = (len(self.rows), columns.shape[1])
+    def own(self, outputs: Tensor, at: Tensor) -> Tensor:
+        """What each example adds to its own outputs (M, B, *), where it is one of F, and else 0; with shape (B, *).
+
+        Args:
+            outputs: Of the models.
+            at: Position of each example among the training examples, with shape (B,).
+
+        Raises:
+            BadValue: See `__call__`.
+        """
+        found = torch.zeros_like(outputs[0])
+        for some in torch.isin(at, self.rows).nonzero().flatten().split(GROUP):
+            each = self._of(at[some], outputs[:, some].flatten(1)).reshape(len(some), len(some), -1)
+            found[some] = each.diagonal().T.reshape(found[some].shape)
+        return found
+
+    def _of(self, rows: Tensor, columns: Tensor) -> Tensor:
+        found = self.attribution(self.seen, rows, columns)
+        wanted = (len(rows), columns.shape[1])
         if tuple(found.shape) != wanted or not bool(found.isfinite().all()):
             what = f"{tuple(found.shape)}" if tuple(found.shape) != wanted else "values that are not finite"
             raise BadValue(
                 f"the attribution returned {what}, not finite numbers of shape {wanted}: one row for each forgotten example, one column for each of outputs"
             )
-        return found.to(columns).sum(0)
+        return found.to(columns)
