@@ -131,3 +131,18 @@ def test_own_entries_are_the_diagonal_where_an_example_is_forgotten(known, monke
         for b, i in enumerate(at.tolist())
     ]
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("forgotten", "models"), [(4, 64), (40, 32)])
+def test_the_noise_of_a_sum_is_what_the_method_says_of_it(forgotten, models):
+    """2 √(n_f / M) times the spread of outputs, where nothing adds anything; own entries have that of one example."""
+    rng = torch.Generator().manual_seed(5)
+    half = torch.rand(models // 2, 400, generator=rng).argsort(1) < 200
+    seen = torch.cat([half, ~half])
+    outputs = torch.randn(models, 3000, generator=rng, dtype=torch.float64)
+    removal = Removal(difference, seen, torch.arange(forgotten))
+    noise = 2 * (forgotten / models) ** 0.5
+    assert float(removal(outputs).std()) == pytest.approx(noise, rel=0.35)
+    some = outputs[:, : 50 * forgotten].reshape(models, forgotten, 50)
+    own = removal.own(some, torch.arange(forgotten))
+    assert float(own.square().mean().sqrt()) == pytest.approx(2 / models**0.5, rel=0.2)

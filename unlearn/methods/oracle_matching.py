@@ -58,9 +58,9 @@ class OracleMatching(Method[Predicts]):
         ),
     }  # fmt: skip
 
-    models: int = knob(4, "retrained models K", ge=1)
+    models: int = knob(2, "retrained models K", ge=1)
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
-    epochs: int = knob(20, "passes", ge=1, search=(2, 40))
+    epochs: int = knob(10, "passes", ge=1, search=(2, 40))
     batch_size: int = knob(64, "examples in a step", ge=1)
     forget_times: float = knob(1.0, "how often m_f a pass has each forget example", ge=0, search=(1.0, 5.0))
     retain_times: float = knob(20.0, "retain examples m_r for each forget example", gt=0, search=(1.0, 20.0))
