@@ -133,6 +133,12 @@ def test_own_entries_are_the_diagonal_where_an_example_is_forgotten(known, monke
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
 
 
+def test_a_batch_of_retained_examples_has_no_own_entries(known):
+    seen, outputs = known
+    removal = Removal(difference, seen, torch.tensor([0, 3, 4]))
+    assert removal.own(outputs[:, None], torch.tensor([1])).tolist() == [[0.0] * K]
+
+
 @pytest.mark.parametrize(("forgotten", "models"), [(4, 64), (40, 32)])
 def test_the_noise_of_a_sum_is_what_the_method_says_of_it(forgotten, models):
     """2 √(n_f / M) times the spread of outputs, where nothing adds anything; own entries have that of one example."""

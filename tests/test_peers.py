@@ -110,6 +110,16 @@ def test_no_model_that_is_lent_judges_or_is_shown(tmp_path):
             trial.lenders(kind, 2)
 
 
+def test_a_seed_that_puts_a_lent_model_on_display_is_refused(tmp_path):
+    trial = sketched(pool_of(SMALL, tmp_path))
+    trial.oracle_bases = trial.lenders.addresses(trial, "retrained", 2)[1:]
+    with pytest.raises(
+        BadValue, match="a model on display is one that the method would be lent; give a seed below"
+    ):
+        trial.lenders.lend(trial, "retrained", 2)
+    assert not list(trial.lenders.pool.store.entries("trained"))
+
+
 def test_a_run_trains_apart_what_is_lent_and_what_judges(ran):
     on, report, _ = ran
     recipes = {e.address: e.recipe for e in on.store.entries("trained")}

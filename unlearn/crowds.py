@@ -194,8 +194,16 @@ class Crowds:
         return jobs(kind, n, self._kept("forget"), self._kept("retain"), self.trial.clean)
 
     def lend(self, trial: Trial, kind: str, n: int) -> Lent:
-        """See `unlearn.scenario.Lenders`; halves are those of the trial of this crowd, whatever a method is asked."""
+        """See `unlearn.scenario.Lenders`; halves are those of the trial of this crowd, whatever a method is asked.
+
+        Raises:
+            BadValue: If a seed that somebody gave makes one of them a model on display.
+        """
         jobs = self._lent(trial, kind, n)
+        if {trial.base, *trial.oracle_bases} & set(self.addresses(trial, kind, n)):
+            raise BadValue(
+                f"with the training seed {trial.seeds.train} a model on display is one that the method would be lent; give a seed below {min(SEEDS.values()) // 2}"
+            )
         models = train_all(self.pool, jobs, kind)
         seen = torch.stack([j.keep for j in jobs]).to(self.pool.device)
         ids = self.pool.material.train.rows.to(self.pool.device)

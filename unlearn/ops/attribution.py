@@ -145,7 +145,8 @@ class Removal:
             BadValue: See `__call__`.
         """
         found = torch.zeros_like(outputs[0])
-        for some in torch.isin(at, self.rows).nonzero().flatten().split(GROUP):
+        mine = torch.isin(at, self.rows).nonzero().flatten()
+        for some in mine.split(GROUP) if len(mine) else ():
             each = self._of(at[some], outputs[:, some].flatten(1)).reshape(len(some), len(some), -1)
             found[some] = each.diagonal().T.reshape(found[some].shape)
         return found
