@@ -84,6 +84,30 @@ class UnknownSet(Honest):
     uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "tset"})
 
 
+@broken("uses")
+class WantsUndeclared(Honest):
+    def wants(self):
+        return "half-in", 4
+
+
+@broken("declared-is-read")
+class UnreadPool(Honest):
+    uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "pool"})
+
+    def wants(self):
+        return "retrained", 1
+
+
+@broken("reads-declared-only", "uses")
+class UndeclaredPool(Honest):
+    def wants(self):
+        return "half-in", 2
+
+    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+        data.pool.inside()
+        return super().unlearn(subject, data, run)
+
+
 @broken("globals")
 class GlobalTorch(Honest):
     def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:

@@ -15,9 +15,12 @@ CHOSEN_BY_HAND = {
     "amnesiac",
     "boundary-expand",
     "boundary-shrink",
+    "datamodel-matching",
+    "dm-direct",
     "fisher",
     "influence",
     "laf",
+    "oracle-matching",
     "stochastic-teacher",
     "unsir",
 }  # on validation data, without a record; to be tuned like the others

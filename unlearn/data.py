@@ -285,9 +285,42 @@ class Statistics(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Lends models of the original's recipe that saw other examples; none is on display or judges the method.
+
+    Attributes:
+        read: Examples that the models were trained on, each as often as a model saw it; 0 until one is asked.
+        seconds: What their training took.
+    """
+
+    read: int
+    seconds: float
+
+    def __len__(self) -> int:
+        """How many, M."""
+        ...
+
+    def inside(self) -> tuple[Tensor, Tensor]:
+        """Ids of all training examples (N,), and which models saw which of them, as bool with shape (M, N)."""
+        ...
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Outputs of each model in evaluation mode, float32 with shape (M, B, *)."""
+        ...
+
+    def clones(self) -> list[Any]:
+        """A private clone of each model."""
+        ...
+
+
 def _no_prompts() -> Handle:
     """Where a trial has no concepts."""
     return cast(Handle, Sealed("prompts", "the method"))
+
+
+def _no_peers() -> Peers:
+    """Where no models are lent."""
+    return cast(Peers, Sealed("pool", "the method"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +337,7 @@ class Split:
             concepts are erased at once, `x` is the number of each prompt's, with shape (P, 1).
         anchor: Prompts of what takes its place, one for each of `concept`.
         preserve: Prompts of concepts that must stay.
+        pool: Models that the bench trains for the method, see `Method.wants`, and charges to it.
     """
 
     forget: Handle
@@ -314,6 +348,7 @@ class Split:
     concept: Handle = field(default_factory=_no_prompts)
     anchor: Handle = field(default_factory=_no_prompts)
     preserve: Handle = field(default_factory=_no_prompts)
+    pool: Peers = field(default_factory=_no_peers)
 
 
 def _order(rows: Tensor, rng: Generator | None) -> Tensor:

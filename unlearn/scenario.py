@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from unlearn import request as requests
-from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
+from unlearn.data import RESIDENT_BYTES, Peers, Resident, Stream, handle
 from unlearn.errors import BadValue
 from unlearn.gallery import Gallery
 from unlearn.knobs import Declared, Knob, knob
@@ -220,6 +220,18 @@ def _word(value: Any) -> str:
     )
 
 
+class Lenders(Protocol):
+    """Trains the models that methods are lent, see `unlearn.data.Peers`."""
+
+    def addresses(self, trial: Trial, kind: str, n: int) -> list[str]:
+        """Addresses in the store of the models of a trial, whether or not they are there."""
+        ...
+
+    def lend(self, trial: Trial, kind: str, n: int) -> Peers:
+        """The models of a trial, trained or fetched."""
+        ...
+
+
 @dataclass(slots=True)
 class Trial:
     """One seeded realisation of a scenario: models and handles, ready for a method.
@@ -241,6 +253,7 @@ class Trial:
         gallery: What drawings are judged by, where the subjects draw.
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
         clean: Which training examples a reference may see, as a mask of shape (N,); what is retained if None.
+        lenders: Trains or fetches the models that a method is lent, where models can be trained.
     """
 
     scenario: Scenario
@@ -259,6 +272,7 @@ class Trial:
     gallery: Gallery | None = None
     crowds: Callable[[str, int], Crowd] | None = None
     clean: Tensor | None = None
+    lenders: Lenders | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:

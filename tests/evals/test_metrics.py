@@ -194,6 +194,13 @@ def test_costs_are_read_from_the_run(world):
     assert read == {"read/forget": 40, "read/retain": 0, "read/validation": 7}
 
 
+def test_training_models_that_the_method_was_lent_is_part_of_its_time(world):
+    ev = world()
+    ev.facts = {**ev.facts, "pool_seconds": 6.0}
+    time = scores("run-time", ev)
+    assert (time["run-time/seconds"].value, time["run-time/ratio"].value) == (8.0, 1.0)
+
+
 def test_costs_that_nobody_knows_stay_unknown(world):
     ev = world()
     ev.facts = {}

@@ -97,6 +97,8 @@ def _option(name: str, kind: str) -> str:
 def _facts(cls: Any, listing: Listing) -> Iterator[str]:
     yield f"Fits: {', '.join(s for s in registry.subjects.names() if _fits(listing, s)) or 'no built-in subject'} (needs {listing.needs})"
     yield f"Reads: {', '.join(sorted(cls().reads())) or 'nothing'}"
+    if (wanted := cls().wants())[1]:
+        yield f"Is lent: {wanted[1]} {wanted[0]} models, trained for it and charged to it"
     for name, preset in cls.presets.items():
         values = ", ".join(f"{k}={v}" for k, v in preset.values.items()) or "the defaults"
         yield f"Preset {name}: {values} ({preset.source})"

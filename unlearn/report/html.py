@@ -206,7 +206,7 @@ def _per_cent(value: float | None) -> str:
 
 
 def _seconds(group: Group) -> float:
-    return sum(r.costs.seconds for r in group.reports) / len(group.reports)
+    return sum(r.costs.charged for r in group.reports) / len(group.reports)
 
 
 def _speedup(group: Group) -> float | None:
@@ -247,6 +247,7 @@ def _costs(group: Group) -> list[tuple[str, str]]:
     mean = {k: sum(getattr(c, k) for c in costs) / len(costs) for k in ("seconds", "peak_bytes", "changed")}
     rows = [("Unlearning call", duration(mean["seconds"]))]
     for word, key in (
+        ("Training the models that it was lent", "pool_seconds"),
         ("Training the original", "original_seconds"),
         ("Retraining, the oracle", "oracle_seconds"),
     ):

@@ -53,6 +53,11 @@ def check_signature(cls: Cls) -> None:
 def check_uses(cls: Cls) -> None:
     """What it declares to read exists, and a value reads no set that its class does not declare."""
     known = {*LENT, *(f"{n}.x" for n in LENT)}
+    value = cls()
+    demand(
+        bool(value.wants()[1]) == ("pool" in value.reads()),
+        f"{cls.__name__} must name `pool` in `uses` and say in wants() which models and how many, or do neither",
+    )
     for what, names in (("uses", cls.uses), ("reads()", cls().reads())):
         unknown = sorted(names - known)
         demand(

@@ -45,10 +45,12 @@ class Specimen:
     Attributes:
         subject: The original.
         sets: `forget` and `retain` (training data), `validation`, `surrogate`, `fit` and `test`.
+        name: By which it is known; nothing for one made by hand, of which no further models are lent.
     """
 
     subject: Any
     sets: Mapping[str, Resident]
+    name: str = ""
 
     def copy(self) -> Specimen:
         """One that may be spoilt."""
@@ -92,7 +94,7 @@ class Tiny:
 def specimen(name: str) -> Specimen:
     """The specimen of this name, made once in a process; take a `copy` to change it."""
     with seeded_globals(0, CPU):
-        return TINY[name].build()
+        return replace(TINY[name].build(), name=name)
 
 
 def blobs(shape: tuple[int, ...], counts: Iterable[int], rng: Generator, noise: float = 0.5) -> Arrays:
