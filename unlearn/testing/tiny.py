@@ -20,7 +20,9 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Resident, Stream
 from unlearn.networks import seeded
 from unlearn.ops.adamw import AdamW
+from unlearn.ops.orders import rotations
 from unlearn.ops.recipe import SGD
+from unlearn.ops.staged import Plan
 from unlearn.registry import offers, protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays
@@ -32,6 +34,7 @@ from unlearn.subjects.dual_encoder import DualEncoder
 from unlearn.subjects.gan import Gan
 from unlearn.subjects.image_to_image import ImageToImage
 from unlearn.subjects.regressor import Regressor
+from unlearn.subjects.sliced_classifier import SlicedClassifier
 from unlearn.subjects.text_to_image import TextToImage, components
 
 CPU = torch.device("cpu")
@@ -166,6 +169,18 @@ def _mlp() -> Specimen:
 
 def _conv() -> Specimen:
     return _classifier(_conv_net, (1, 6, 6), 0.8, 25)
+
+
+def _sliced() -> Specimen:
+    train = Resident(blobs((6,), (12,) * CLASSES, _rng(0)))
+    start = Classifier(seeded(_mlp_net, _rng(0)), CLASSES, SGD(epochs=6, lr=0.1, batch_size=16), _mlp_net)
+    subject = SlicedClassifier.of(start, Plan(2, rotations(2, 2), layered=True), _rng(0))
+    subject.fit(train, Run(0, CPU))
+    subject.module.eval()
+    held = {n: Resident(blobs((6,), (4,) * CLASSES, _rng(k))) for k, n in enumerate(("validation", "fit", "test", "surrogate"), 1)}
+    forget = subject.slices()[1]
+    kept = train.rows[~torch.isin(train.rows, forget)]
+    return Specimen(subject, {"forget": train.take(forget[:7]), "retain": train.take(torch.cat([forget[7:], kept])), **held})
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
@@ -339,6 +354,7 @@ TINY: dict[str, Tiny] = {
     for t in (
         Tiny("mlp", "classifier", True, _mlp),
         Tiny("conv", "classifier", True, _conv),
+        Tiny("sliced", "sliced-classifier", False, _sliced),
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
