@@ -40,7 +40,9 @@ class S3T(Method[Sliced]):
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x"})
     exact: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
-    advice: ClassVar[str] = "a scenario with deletable=s3t:5x4 makes one, as in digits/random=0.01,deletable=s3t:5x4"
+    advice: ClassVar[str] = (
+        "a scenario with deletable=s3t:5x4 makes one, as in digits/random=0.01,deletable=s3t:5x4"
+    )
 
     def unlearn(self, subject: Sliced, data: Split, run: Run) -> Sliced:
         """See `Method.unlearn`.

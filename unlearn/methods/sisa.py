@@ -37,7 +37,9 @@ class SISA(Method[Sliced]):
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain"})
     exact: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
-    advice: ClassVar[str] = "a scenario with deletable=sisa:5x4 makes one, as in digits/random=0.01,deletable=sisa:5x4"
+    advice: ClassVar[str] = (
+        "a scenario with deletable=sisa:5x4 makes one, as in digits/random=0.01,deletable=sisa:5x4"
+    )
 
     def unlearn(self, subject: Sliced, data: Split, run: Run) -> Sliced:
         """See `Method.unlearn`.

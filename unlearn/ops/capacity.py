@@ -61,23 +61,18 @@ def simulated(
     (m, _), slices = alive.shape, len(orders[0])
     weights = torch.ones(m * slices) if chances is None else torch.tensor(chances)
     firsts = torch.tensor([o[0] for o in orders])
-    for shard in range(m):
-        needed = firsts[alive[shard].cpu() > 0] + shard * slices
+    for k in range(m):
+        needed = firsts[alive[k].cpu() > 0] + k * slices
         if (weights[needed] <= 0).any():
-            raise BadValue(f"slice {int(needed[weights[needed] <= 0][0])} is never deleted, so deletions never end")
+            raise BadValue(
+                f"slice {int(needed[weights[needed] <= 0][0])} is never deleted, so deletions never end"
+            )
     place, weights = places(orders).to(rng.device), weights.to(rng.device)
     left = alive.to(rng.device).repeat(runs, 1, 1)
     count, every = torch.zeros(runs, dtype=torch.long, device=rng.device), torch.arange(runs)
     while (going := left.amax((1, 2)) > 0).any():
         count += going
-        shard, slice_ = (f(torch.multinomial(weights, runs, True, generator=rng), slices) for f in (_div, _mod))
+        hit = torch.multinomial(weights, runs, True, generator=rng)
+        shard, slice_ = hit.div(slices, rounding_mode="floor"), hit % slices
         left[every, shard] = torch.minimum(left[every, shard], place[:, slice_].T)
     return count
-
-
-def _div(a: Tensor, b: int) -> Tensor:
-    return a.div(b, rounding_mode="floor")
-
-
-def _mod(a: Tensor, b: int) -> Tensor:
-    return a % b

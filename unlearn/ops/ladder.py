@@ -76,7 +76,7 @@ def _weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def mapped(net: nn.Module, rung: Sequence[str]) -> list[nn.Module]:
+def mapped(net: nn.Module, rung: Sequence[str]) -> Sequence[nn.Module]:
     """Layers of a rung that get a low-rank map: its queries and values, or its linear layers where it names none."""
     inside = {n: m for r in rung for n, m in net.get_submodule(r).named_modules() if isinstance(m, nn.Linear)}
     chosen = [m for n, m in inside.items() if n.rpartition(".")[2] in QUERIES_AND_VALUES]
@@ -101,7 +101,12 @@ class Adapted(nn.Module):
     """
 
     def __init__(
-        self, inner: nn.Module, layers: Sequence[nn.Module], rank: int, rng: Generator, read: Callable[[Any], Tensor]
+        self,
+        inner: nn.Module,
+        layers: Sequence[nn.Module],
+        rank: int,
+        rng: Generator,
+        read: Callable[[Any], Tensor],
     ) -> None:
         super().__init__()
         self.inner, self.read, self.scale = inner, read, rank**0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def matched(chances: Sequence[float], deletions: int = 100) -> Orders:
     from scipy.optimize import linear_sum_assignment
 
     p = _probabilities(chances)
-    grown = [(i,) for i in range(len(p))]
+    grown: list[tuple[int, ...]] = [(i,) for i in range(len(p))]
     for _ in range(len(p) - 1):
         gain = np.full((len(p), len(p)), -1.0)  # below every score; a slice stands in an order once
         for i, order in enumerate(grown):
@@ -144,7 +145,9 @@ def sampled(chances: Sequence[float], budget: int, rng: Generator) -> Orders:
         found.setdefault(tuple(torch.multinomial(weights, len(p), generator=rng).tolist()))
         if len(found) == budget:
             return tuple(found)
-    raise BadValue(f"of the orders of {len(p)} slices with these chances {budget} were not found; ask for fewer")
+    raise BadValue(
+        f"of the orders of {len(p)} slices with these chances {budget} were not found; ask for fewer"
+    )
 
 
 def _probabilities(chances: Sequence[float]) -> list[float]:
@@ -200,7 +203,7 @@ def stage_epochs(epochs: int, slices: int) -> list[int]:
         [6, 7, 7, 6, 7]
     """
     until = [2 * epochs * s // (slices + 1) for s in range(slices + 1)]
-    return [b - a for a, b in zip(until, until[1:], strict=False)]
+    return [b - a for a, b in pairwise(until)]
 
 
 def groups(layers: Sequence[str], slices: int) -> list[list[str]]:

@@ -88,7 +88,9 @@ class Staged(nn.Module):
                 self.kept.register_buffer(_key(name), room)
         device = next(net.parameters()).device
         self.register_buffer("ids", torch.zeros(0, dtype=torch.long, device=device))
-        self.register_buffer("alive", torch.zeros(plan.shards, len(plan.orders), dtype=torch.long, device=device))
+        self.register_buffer(
+            "alive", torch.zeros(plan.shards, len(plan.orders), dtype=torch.long, device=device)
+        )
         self.register_buffer("seed", torch.zeros((), dtype=torch.long, device=device))
         self._served: list[tuple[int, int, int]] | None = None
 
@@ -226,7 +228,8 @@ def _divided(net: nn.Module, plan: Plan) -> tuple[list[list[str]], str, list[nn.
     if not plan.layered:
         return [[f"inner.{n}" if n else "inner" for n in names.values()]] * plan.slices, steps.head, []
     rungs = {rung[0]: rung for rung in steps.rungs}
-    free, chosen = [], []
+    free: list[list[str]] = []
+    chosen: list[nn.Module] = []
     for group in groups(list(rungs), plan.slices):
         mine = [f"inner.{steps.head}"]
         for rung in (rungs[name] for name in group):
@@ -235,7 +238,9 @@ def _divided(net: nn.Module, plan: Plan) -> tuple[list[list[str]], str, list[nn.
                 chosen += low
                 mine += [f"maps.{names[m].replace('.', '/')}" for m in low]
             else:
-                inside = [f"{r}.{n}" if n else r for r in rung for n, _ in net.get_submodule(r).named_modules()]
+                inside = [
+                    f"{r}.{n}" if n else r for r in rung for n, _ in net.get_submodule(r).named_modules()
+                ]
                 mine += [f"inner.{n}" for n in inside]
         free.append(mine)
     return free, steps.head, chosen

@@ -14,10 +14,12 @@ from unlearn.ops.orders import rotations
 from unlearn.ops.staged import Plan
 from unlearn.scenario import Scenario
 from unlearn.subjects.classifier import Classifier
+from unlearn.subjects.recorded_classifier import RecordedClassifier
 from unlearn.subjects.sliced_classifier import SlicedClassifier
 
-FORMS = "sisa:5x4 (5 shards of 4 slices, with :votes where each shard has one vote), s3t:5x4 or s3t:5x4x2 (in 2 orders), updates, or nothing"
+FORMS = "sisa:5x4 (5 shards of 4 slices, with :votes where each shard has one vote), s3t:5x4 or s3t:5x4x2 (in 2 orders), updates or updates:3:17 (of batches with examples 3 and 17), or nothing"
 _SISA = re.compile(r"sisa:(\d+)x(\d+)(:votes)?")
+_UPDATES = re.compile(r"updates((?::\d+)*)")
 _S3T = re.compile(r"s3t:(\d+)x(\d+)(?:x(\d+))?")
 
 
@@ -42,6 +44,9 @@ class Deletable(Scenario):
             return subject
         if (plan := self.plan()) is not None:
             return SlicedClassifier.of(subject, plan, rng)
+        if found := _UPDATES.fullmatch(self.deletable):
+            watched = tuple(int(i) for i in found[1].split(":")[1:])
+            return RecordedClassifier.of(subject, watched or None)
         raise self._unread()
 
     def plan(self) -> Plan | None:

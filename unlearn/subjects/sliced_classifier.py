@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -52,8 +52,8 @@ class InStages:
         if self.plan.layered or not (isinstance(recipe, Declared) and "epochs" in type(recipe).model_fields):
             return self.stage
         epochs = stage_epochs(recipe.to_dict()["epochs"], self.plan.slices)[stage]
-        share: Recipe | None = recipe.model_copy(update={"epochs": epochs}) if epochs else None
-        return share
+        share: Any = recipe.model_copy(update={"epochs": epochs}) if epochs else None
+        return cast(Recipe | None, share)
 
 
 @subjects.register("sliced-classifier")
@@ -162,7 +162,9 @@ class SlicedClassifier:
         if not len(system.ids):
             system.begin(ids_of(handle))
         alive, plan = system.alive.tolist(), system.plan
-        todo = [(k, b) for k in range(plan.shards) for b in range(len(plan.orders)) if alive[k][b] < plan.slices]
+        todo = [
+            (k, b) for k in range(plan.shards) for b in range(len(plan.orders)) if alive[k][b] < plan.slices
+        ]
         known = {(k, o[:n]): b for k in range(plan.shards)
                  for b, o in enumerate(plan.orders) for n in range(1, alive[k][b] + 1)}  # fmt: skip
         for shard, order in run.track(todo, "train"):

@@ -33,6 +33,7 @@ from unlearn.subjects.classifier import Classifier
 from unlearn.subjects.dual_encoder import DualEncoder
 from unlearn.subjects.gan import Gan
 from unlearn.subjects.image_to_image import ImageToImage
+from unlearn.subjects.recorded_classifier import RecordedClassifier
 from unlearn.subjects.regressor import Regressor
 from unlearn.subjects.sliced_classifier import SlicedClassifier
 from unlearn.subjects.text_to_image import TextToImage, components
@@ -177,10 +178,23 @@ def _sliced() -> Specimen:
     subject = SlicedClassifier.of(start, Plan(2, rotations(2, 2), layered=True), _rng(0))
     subject.fit(train, Run(0, CPU))
     subject.module.eval()
-    held = {n: Resident(blobs((6,), (4,) * CLASSES, _rng(k))) for k, n in enumerate(("validation", "fit", "test", "surrogate"), 1)}
+    held = {
+        n: Resident(blobs((6,), (4,) * CLASSES, _rng(k)))
+        for k, n in enumerate(("validation", "fit", "test", "surrogate"), 1)
+    }
     forget = subject.slices()[1]
     kept = train.rows[~torch.isin(train.rows, forget)]
-    return Specimen(subject, {"forget": train.take(forget[:7]), "retain": train.take(torch.cat([forget[7:], kept])), **held})
+    return Specimen(
+        subject,
+        {"forget": train.take(forget[:7]), "retain": train.take(torch.cat([forget[7:], kept])), **held},
+    )
+
+
+def _recorded() -> Specimen:
+    train = blobs((6,), (7, 12, 12, 12), _rng(0))
+    recipe = SGD(epochs=2, lr=0.1, batch_size=4)
+    subject = RecordedClassifier.of(Classifier(seeded(_mlp_net, _rng(0)), CLASSES, recipe, _mlp_net))
+    return _trained(subject, _sets(train, 7, lambda k: blobs((6,), (4,) * CLASSES, _rng(k))))
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
@@ -355,6 +369,7 @@ TINY: dict[str, Tiny] = {
         Tiny("mlp", "classifier", True, _mlp),
         Tiny("conv", "classifier", True, _conv),
         Tiny("sliced", "sliced-classifier", False, _sliced),
+        Tiny("recorded", "recorded-classifier", False, _recorded),
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
