@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 
 from unlearn.data import Split
+from unlearn.deletable import RecordedWithLoss
 from unlearn.knobs import knob
 from unlearn.method import Method
 from unlearn.ops.steps import descend, sgd
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import RecordedWithLoss, mode
+from unlearn.subject import mode
 
 
 @methods.register("amnesiac-true")

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 
 from unlearn.data import Split
+from unlearn.deletable import Sliced
 from unlearn.method import Method
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import Sliced
 
 
 @methods.register("sisa")

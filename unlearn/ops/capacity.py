@@ -42,6 +42,19 @@ def expected(slices: int, firsts: int) -> float:
     return slices * harmonic(firsts)
 
 
+def firsts(orders: Orders, alive: Tensor) -> list[int]:
+    """Numbers of the slices, among all of the system, that must be hit before nothing is left.
+
+    Args:
+        orders: B orders of the L slices of a shard.
+        alive: Slices that each order of each shard has left, with shape (m, B).
+    """
+    slices, left = len(orders[0]), alive.tolist()
+    return sorted(
+        {k * slices + o[0] for k, row in enumerate(left) for o, n in zip(orders, row, strict=True) if n}
+    )
+
+
 def simulated(
     orders: Orders, alive: Tensor, runs: int, rng: Generator, chances: Sequence[float] | None = None
 ) -> Tensor:
@@ -60,13 +73,11 @@ def simulated(
     """
     (m, _), slices = alive.shape, len(orders[0])
     weights = torch.ones(m * slices) if chances is None else torch.tensor(chances)
-    firsts = torch.tensor([o[0] for o in orders])
-    for k in range(m):
-        needed = firsts[alive[k].cpu() > 0] + k * slices
-        if (weights[needed] <= 0).any():
-            raise BadValue(
-                f"slice {int(needed[weights[needed] <= 0][0])} is never deleted, so deletions never end"
-            )
+    needed = torch.tensor(firsts(orders, alive), dtype=torch.long)
+    if (never := needed[weights[needed] <= 0]).numel():
+        raise BadValue(
+            f"slice {int(never[0])} has no chance of a deletion and an order that begins with it, so deletions never use it up; give it a chance"
+        )
     place, weights = places(orders).to(rng.device), weights.to(rng.device)
     left = alive.to(rng.device).repeat(runs, 1, 1)
     count, every = torch.zeros(runs, dtype=torch.long, device=rng.device), torch.arange(runs)

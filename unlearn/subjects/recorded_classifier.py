@@ -127,13 +127,13 @@ class RecordedClassifier:
         self.module.write(seen.steps, seen.skipped)
 
     def steps_with(self, ids: Tensor) -> Tensor:
-        """See `unlearn.subject.Recorded.steps_with`."""
+        """See `unlearn.deletable.Recorded.steps_with`."""
         return self.module.steps_with(ids)
 
     def subtract(self, steps: Tensor) -> None:
-        """See `unlearn.subject.Recorded.subtract`."""
+        """See `unlearn.deletable.Recorded.subtract`."""
         self.module.subtract(steps)
 
     def stored(self) -> int:
-        """See `unlearn.subject.Recorded.stored`."""
+        """See `unlearn.deletable.Recorded.stored`."""
         return self.module.stored()

@@ -134,22 +134,26 @@ class SlicedClassifier:
         plan = self.module.plan
         return [self.module.members(k, (s,)) for k in range(plan.shards) for s in range(plan.slices)]
 
+    def orders(self) -> tuple[tuple[int, ...], ...]:
+        """The orders in which each shard learns its slices."""
+        return self.module.plan.orders
+
     def drop(self, ids: Tensor) -> None:
-        """See `unlearn.subject.Sliced.drop`."""
+        """See `unlearn.deletable.Sliced.drop`."""
         self.module.drop(ids)
 
     def left(self) -> Tensor:
-        """See `unlearn.subject.Sliced.left`; of a shard without examples, none."""
+        """See `unlearn.deletable.Sliced.left`; of a shard without examples, none."""
         counts = torch.stack([torch.tensor(len(s)) for s in self.slices()]).view(self.module.plan.shards, -1)
         return self.module.alive * (counts.sum(1, keepdim=True) > 0).to(self.module.alive)
 
     def again(self, handle: Handle, run: Run) -> None:
-        """See `unlearn.subject.Sliced.again`."""
+        """See `unlearn.deletable.Sliced.again`."""
         self.module.begin(ids_of(handle))
         self.resume(handle, run)
 
     def resume(self, handle: Handle, run: Run) -> None:
-        """See `unlearn.subject.Sliced.resume`; a system without examples takes those of the set.
+        """See `unlearn.deletable.Sliced.resume`; a system without examples takes those of the set.
 
         Raises:
             Mismatch: If the recipe is unknown.

@@ -20,9 +20,7 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Resident, Stream
 from unlearn.networks import seeded
 from unlearn.ops.adamw import AdamW
-from unlearn.ops.orders import rotations
 from unlearn.ops.recipe import SGD
-from unlearn.ops.staged import Plan
 from unlearn.registry import offers, protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.sources import Arrays
@@ -33,9 +31,7 @@ from unlearn.subjects.classifier import Classifier
 from unlearn.subjects.dual_encoder import DualEncoder
 from unlearn.subjects.gan import Gan
 from unlearn.subjects.image_to_image import ImageToImage
-from unlearn.subjects.recorded_classifier import RecordedClassifier
 from unlearn.subjects.regressor import Regressor
-from unlearn.subjects.sliced_classifier import SlicedClassifier
 from unlearn.subjects.text_to_image import TextToImage, components
 
 CPU = torch.device("cpu")
@@ -78,12 +74,15 @@ class Tiny:
         kind: Registered name of its subject.
         trained: Whether it was trained, so that directions mean something.
         build: Makes it.
+        own: Whether it stands for a way of training and no new kind of model: then only those methods and metrics run on
+            it that fit no other tiny subject.
     """
 
     name: str
     kind: str
     trained: bool
     build: Callable[[], Specimen]
+    own: bool = False
 
     def offers(self, need: type) -> bool:
         """Whether it has the members of a protocol, read from source where the protocol is ours."""
@@ -172,29 +171,10 @@ def _conv() -> Specimen:
     return _classifier(_conv_net, (1, 6, 6), 0.8, 25)
 
 
-def _sliced() -> Specimen:
-    train = Resident(blobs((6,), (12,) * CLASSES, _rng(0)))
-    start = Classifier(seeded(_mlp_net, _rng(0)), CLASSES, SGD(epochs=6, lr=0.1, batch_size=16), _mlp_net)
-    subject = SlicedClassifier.of(start, Plan(2, rotations(2, 2), layered=True), _rng(0))
-    subject.fit(train, Run(0, CPU))
-    subject.module.eval()
-    held = {
-        n: Resident(blobs((6,), (4,) * CLASSES, _rng(k)))
-        for k, n in enumerate(("validation", "fit", "test", "surrogate"), 1)
-    }
-    forget = subject.slices()[1]
-    kept = train.rows[~torch.isin(train.rows, forget)]
-    return Specimen(
-        subject,
-        {"forget": train.take(forget[:7]), "retain": train.take(torch.cat([forget[7:], kept])), **held},
-    )
+def _deletable(which: str) -> Specimen:
+    from unlearn.testing.tiny_deletable import MADE
 
-
-def _recorded() -> Specimen:
-    train = blobs((6,), (7, 12, 12, 12), _rng(0))
-    recipe = SGD(epochs=2, lr=0.1, batch_size=4)
-    subject = RecordedClassifier.of(Classifier(seeded(_mlp_net, _rng(0)), CLASSES, recipe, _mlp_net))
-    return _trained(subject, _sets(train, 7, lambda k: blobs((6,), (4,) * CLASSES, _rng(k))))
+    return MADE[which]()
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
@@ -368,8 +348,8 @@ TINY: dict[str, Tiny] = {
     for t in (
         Tiny("mlp", "classifier", True, _mlp),
         Tiny("conv", "classifier", True, _conv),
-        Tiny("sliced", "sliced-classifier", False, _sliced),
-        Tiny("recorded", "recorded-classifier", False, _recorded),
+        Tiny("sliced", "sliced-classifier", False, functools.partial(_deletable, "sliced"), own=True),
+        Tiny("recorded", "recorded-classifier", False, functools.partial(_deletable, "recorded"), own=True),
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
@@ -383,8 +363,9 @@ TINY: dict[str, Tiny] = {
 
 
 def fitting(need: type) -> list[Tiny]:
-    """Tiny subjects that offer a protocol."""
-    return [t for t in TINY.values() if t.offers(need)]
+    """Tiny subjects on which what needs a protocol is checked; see `Tiny.own`."""
+    found = [t for t in TINY.values() if t.offers(need)]
+    return [t for t in found if not t.own] or found
 
 
 def tensors(subject: Subject) -> dict[str, Tensor]:
