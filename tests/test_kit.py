@@ -22,7 +22,7 @@ from unlearn.runtime import Run
 from unlearn.subject import HasLoss, mode
 from unlearn.testing import check_method, checks_for
 from unlearn.testing.runs import outcome
-from unlearn.testing.tiny import TINY
+from unlearn.testing.tiny import fitting
 
 
 class Honest(Method[HasLoss]):
@@ -378,7 +378,7 @@ def test_crash_is_told_once():
     with planted(Crashes, methods, Honest), pytest.raises(AssertionError) as err:
         check_method(Crashes)
     lines = str(err.value).splitlines()
-    assert len(lines) == 1 + len([t for t in TINY.values() if t.offers(HasLoss)])
+    assert len(lines) == 1 + len(fitting(HasLoss))
     assert all("RuntimeError: planted" in line for line in lines[1:])
 
 

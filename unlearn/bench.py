@@ -149,8 +149,9 @@ class Bench:
         need, subject = requires(type(method)), trial.original
         if not isinstance(subject, need):
             fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
+            advice = f"; {method.advice}" if method.advice else ""
             raise Mismatch(
-                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not. Methods for this subject: {', '.join(fit)}"
+                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{advice}. Methods for this subject: {', '.join(fit)}"
             )
         for name in sorted({r.partition(".")[0] for r in method.reads()} - _there(trial)):
             if name == "pool":

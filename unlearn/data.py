@@ -58,6 +58,10 @@ class Handle(Protocol):
         """
         ...
 
+    def only(self, ids: Tensor) -> Handle:
+        """Those of its examples that have one of these ids, with shape (n,), in its own order."""
+        ...
+
 
 class Resident:
     """Examples kept whole in device memory and gathered by index: no workers, no copy for each step.
@@ -90,6 +94,10 @@ class Resident:
     def take(self, rows: Tensor) -> Resident:
         """The same memory seen through other rows of the source, with shape (n,)."""
         return Resident(self.source, self.transform, rows, self.device)
+
+    def only(self, ids: Tensor) -> Resident:
+        """See `Handle.only`."""
+        return self.take(self.rows[torch.isin(self.rows, ids.to(self.device))])
 
     def relabeled(self, y: Tensor) -> Resident:
         """The same memory with other targets for the whole source, with shape (N,)."""
@@ -136,6 +144,10 @@ class Stream:
     def take(self, rows: Tensor) -> Stream:
         """Other rows of the same source, with shape (n,)."""
         return Stream(self.source, self.transform, rows, self.device, self.workers)
+
+    def only(self, ids: Tensor) -> Stream:
+        """See `Handle.only`."""
+        return self.take(self.rows[torch.isin(self.rows, ids.cpu())])
 
     @property
     def y(self) -> Tensor:
@@ -248,6 +260,7 @@ class Counted:
     read: int = 0
     unlabeled: str = ""
     name: str = ""
+    _whole: Counted | None = None
 
     def __len__(self) -> int:
         return len(self._inner)
@@ -255,11 +268,20 @@ class Counted:
     def batches(self, size: int, rng: Generator | None = None, *, augment: bool = False) -> Iterator[Batch]:
         """See `Handle.batches`."""
         for batch in self._inner.batches(size, rng, augment=augment):
-            self.read += len(batch)
+            self._count(len(batch))
             if self.unlabeled:
                 sealed = cast(Tensor, Sealed(f"{self.name}.y", self.unlabeled))
                 batch = replace(batch, y=sealed)
             yield batch
+
+    def only(self, ids: Tensor) -> Counted:
+        """See `Handle.only`; what is read of it counts for the whole set."""
+        return Counted(self._inner.only(ids), 0, self.unlabeled, self.name, self)
+
+    def _count(self, n: int) -> None:
+        self.read += n
+        if self._whole is not None:
+            self._whole._count(n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class Method(Declared, ABC, Generic[S]):
     """Whether the result is a model that never saw the forget set."""
     idle: ClassVar[bool] = False
     """Whether it is meant to change nothing, as a control."""
+    advice: ClassVar[str] = ""
+    """Where a model comes from that offers what it needs, if few do."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Kinds of request on which the default does not work, with one sentence why."""
 

@@ -342,19 +342,6 @@ class NextToken(Subject, Protocol):
 
 
 @runtime_checkable
-class Sliced(Subject, Protocol):
-    """Trained in slices, so that some can be deleted exactly."""
-
-    def slices(self) -> Iterator[Tensor]:
-        """Ids of the examples of each slice."""
-        ...
-
-    def drop(self, ids: Tensor) -> bool:
-        """Deletes the slices that hold `ids`; False when nothing usable is left and it must be retrained."""
-        ...
-
-
-@runtime_checkable
 class AttendsToExamples(Noises, Attends, Protocol):
     """Shows where its cross-attention looks, in noisy examples: what resteering of attention needs."""
 

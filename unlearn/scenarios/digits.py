@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator
@@ -16,6 +16,7 @@ from unlearn.provenance import digest
 from unlearn.registry import scenarios
 from unlearn.request import Labels
 from unlearn.scenario import Material, Part, stratified
+from unlearn.scenarios._deletable import Deletable
 from unlearn.scenarios._spoilt import Spoilable
 from unlearn.sources import Arrays, Pixels
 from unlearn.subjects.classifier import Classifier
@@ -26,7 +27,7 @@ EPOCHS, SPOILT_EPOCHS = 15, 50  # after 15, wrong labels are not yet memorised
 
 
 @scenarios.register("digits")
-class Digits(Spoilable):
+class Digits(Spoilable, Deletable):
     """Real scans of handwritten digits, 8 x 8 grey pixels, shipped inside scikit-learn.
 
     1,797 scans, divided class by class into 50 % training, 10 % validation, 20 % to fit attacks and 20 % to
@@ -71,11 +72,11 @@ class Digits(Spoilable):
             inputs=inputs,
         )
 
-    def subject(self, rng: Generator) -> Classifier:
+    def subject(self, rng: Generator) -> Any:
         """See `Scenario.subject`."""
 
         def build() -> torch.nn.Module:
             return NETWORKS[self.network](1, len(CLASSES))
 
         recipe = SGD(epochs=self.epochs or (SPOILT_EPOCHS if self.spoils else EPOCHS))
-        return Classifier(seeded(build, rng), len(CLASSES), recipe=recipe, build=build)
+        return self.owned(Classifier(seeded(build, rng), len(CLASSES), recipe=recipe, build=build), rng)

@@ -23,7 +23,7 @@ from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim
 from unlearn.subject import Classifies, Draws, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
-from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
+from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.tiny_crowds import again
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
@@ -49,8 +49,8 @@ def metric_checks(cls: Cls) -> Named:
     yield "reference", partial(check_reference, cls)
     yield "signature", partial(check_signature, cls)
     yield "protocol-listing", partial(check_needs_listing, cls)
-    for tiny in () if cls.extras else TINY.values():
-        if tiny.offers(Trains) and tiny.offers(cls.needs):
+    for tiny in () if cls.extras else fitting(cls.needs):
+        if tiny.offers(Trains):
             for name, check in CHECKS.items():
                 yield (
                     f"{name}[{tiny.name}]",

@@ -76,12 +76,15 @@ class Tiny:
         kind: Registered name of its subject.
         trained: Whether it was trained, so that directions mean something.
         build: Makes it.
+        own: Whether it stands for a way of training and no new kind of model: then only those methods and metrics run on
+            it that fit no other tiny subject.
     """
 
     name: str
     kind: str
     trained: bool
     build: Callable[[], Specimen]
+    own: bool = False
 
     def offers(self, need: type) -> bool:
         """Whether it has the members of a protocol, read from source where the protocol is ours."""
@@ -168,6 +171,12 @@ def _mlp() -> Specimen:
 
 def _conv() -> Specimen:
     return _classifier(_conv_net, (1, 6, 6), 0.8, 25)
+
+
+def _deletable(which: str) -> Specimen:
+    from unlearn.testing.tiny_deletable import MADE
+
+    return MADE[which]()
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
@@ -341,6 +350,8 @@ TINY: dict[str, Tiny] = {
     for t in (
         Tiny("mlp", "classifier", True, _mlp),
         Tiny("conv", "classifier", True, _conv),
+        Tiny("sliced", "sliced-classifier", False, functools.partial(_deletable, "sliced"), own=True),
+        Tiny("recorded", "recorded-classifier", False, functools.partial(_deletable, "recorded"), own=True),
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
@@ -354,8 +365,9 @@ TINY: dict[str, Tiny] = {
 
 
 def fitting(need: type) -> list[Tiny]:
-    """Tiny subjects that offer a protocol."""
-    return [t for t in TINY.values() if t.offers(need)]
+    """Tiny subjects on which what needs a protocol is checked; see `Tiny.own`."""
+    found = [t for t in TINY.values() if t.offers(need)]
+    return [t for t in found if not t.own] or found
 
 
 def tensors(subject: Subject) -> dict[str, Tensor]:
