@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,17 +62,16 @@ def between(y: Tensor, low: float, high: float, asked: str) -> Tensor:
     inside = (y >= ends[0]) & (y <= ends[1])
     if not inside.any():
         raise BadValue(
-            f"{asked}: no training example has a target in this range, they run from {plain(y.min())} to {plain(y.max())}; choose a range that holds some"
+            f"{asked}: no training example has a target in this range, they run from {plain(y.numpy().min())} to {plain(y.numpy().max())}; choose a range that holds some"
         )
     return inside
 
 
-def plain(value: float | Tensor) -> str:
+def plain(value: float | np.floating[Any]) -> str:
     """A number without an exponent, at whose sign a sequence of requests would be split.
 
     Example:
-        >>> plain(25.0), plain(1e16), plain(torch.tensor(0.1))
+        >>> plain(25.0), plain(1e16), plain(np.float32(0.1))
         ('25', '10000000000000000', '0.1')
     """
-    known = value.numpy()[()] if isinstance(value, Tensor) else value
-    return np.format_float_positional(known, trim="-")
+    return np.format_float_positional(value, trim="-")

@@ -14,7 +14,7 @@ from unlearn.ops.representations import cka, cka_debiased, cka_minibatch
 from unlearn.ops.sets import like_retain
 from unlearn.ops.stats import over_examples
 from unlearn.registry import metrics
-from unlearn.subject import EmbedsClasses
+from unlearn.subject import Embeds
 
 FORMS: Mapping[str, Callable[[Tensor, Tensor], float]] = {
     "full": cka, "debiased": cka_debiased, "minibatch@uuef": cka_minibatch,
@@ -38,7 +38,7 @@ class Cka(Metric):
         (`form="minibatch@uuef"`).
     """
 
-    needs: ClassVar[type] = EmbedsClasses
+    needs: ClassVar[type] = Embeds
     basic: ClassVar[bool] = False
     draws: int = knob(100, "bootstrap draws of an interval", ge=20)
     form: Literal["full", "debiased", "minibatch@uuef"] = knob("full", "how it is estimated")

@@ -47,7 +47,7 @@ class Sts(Values):
     width: int = knob(64, "hidden size of the encoder; a multiple of 4", ge=4)
     layers: int = knob(1, "layers of the encoder", ge=1)
     limit: int = knob(0, "pairs to use, the first ones; 0 for all", ge=0)
-    epochs: int = knob(6, "training epochs of original and oracle", ge=1)
+    epochs: int = knob(4, "training epochs of original and oracle", ge=1)
     lr: float = knob(2e-3, "peak learning rate of original and oracle", gt=0)
 
     def examples(self) -> Examples:
