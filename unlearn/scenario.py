@@ -332,7 +332,11 @@ def audit_views(
             base = f"{way if request.kind == way else 'mixed'}_{base}"
             part = material.extra[base]
         everything = torch.arange(len(part.rows))
-        rows = everything if request.kind == way else _alike(request, part.labels, removed, now)
+        rows = (
+            everything
+            if request.kind == way
+            else _alike(request, part.labels, now, _gone(before, part.labels, removed))
+        )
         views[name] = View(base, rows)
     gone = _gone([*before, request], material.test.labels, removed)
     if removed or (gone.any() and not gone.all()):
@@ -352,17 +356,20 @@ def _gone(asked: Sequence[Request], labels: Labels, removed: tuple[int, ...]) ->
     return gone
 
 
-def _alike(request: Request, labels: Labels, removed: tuple[int, ...], now: tuple[int, ...]) -> Tensor:
+def _alike(request: Request, labels: Labels, now: tuple[int, ...], gone: Tensor) -> Tensor:
+    """Positions of the held-out examples that are distributed as what a request forgets, without what is gone."""
     if now:
         return torch.isin(labels.y, torch.tensor(now)).nonzero().flatten()
+    if request.parts:
+        return (_gone([request], labels, ()) & ~gone).nonzero().flatten()
     everything = torch.arange(len(labels.y))
-    if removed:
-        return everything[~torch.isin(labels.y, torch.tensor(removed))]
-    if request.parts or request.kind in ("subclass", "group", "concept"):
+    if gone.any():
+        return everything[~gone]
+    if request.kind in ("subclass", "group", "concept"):
         try:
             return request.rows(labels, torch.Generator())
         except (BadValue, LookupError):
-            return everything[:0] if request.parts else everything  # others would be told by their targets
+            return everything
     return everything
 
 

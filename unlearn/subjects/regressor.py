@@ -37,6 +37,7 @@ class Regressor:
         shift: What was taken off the values to make the targets.
         scale: What the rest was divided by.
         unit: What the values are measured in, for reports.
+        weigh: What errors are divided by in the loss, so that step sizes suit targets that are not standardised.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class Regressor:
     shift: float = 0.0
     scale: float = 1.0
     unit: str = ""
+    weigh: float = 1.0
     _layer: nn.Module | None = field(default=None, repr=False)
 
     @classmethod
@@ -105,7 +107,7 @@ class Regressor:
         fit(self, self.recipe, handle, run)
 
     def _error(self, out: Tensor, target: Tensor) -> Tensor:
-        difference = out - target.to(out)
+        difference = (out - target.to(out)) / self.weigh
         return (difference.square() if self.error == "squared" else difference.abs()).mean(1)
 
 
