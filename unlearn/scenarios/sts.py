@@ -46,7 +46,7 @@ class Sts(Values):
     length: int = knob(24, "tokens of a sentence that are read", ge=2)
     width: int = knob(64, "hidden size of the encoder; a multiple of 4", ge=4)
     layers: int = knob(1, "layers of the encoder", ge=1)
-    limit: int = knob(0, "pairs to use, the first ones; 0 for all", ge=0)
+    limit: int = knob(0, "pairs to use, always the same ones drawn at random; 0 for all", ge=0)
     epochs: int = knob(4, "training epochs of original and oracle", ge=1)
     lr: float = knob(2e-3, "peak learning rate of original and oracle", gt=0)
 
@@ -57,9 +57,12 @@ class Sts(Values):
             BadData: If there is no such table or tokenizer, or it cannot be read.
         """
         scores, *sentences = _table(self.data)
-        n = self.limit or len(scores)
-        ids = [_numbers(texts[:n], self._words[0], self.length) for texts in sentences]
-        return Examples(torch.stack(ids, 1), torch.tensor([float(s) for s in scores[:n]]))
+        ids = torch.stack([_numbers(texts, self._words[0], self.length) for texts in sentences], 1)
+        y = torch.tensor([float(s) for s in scores])
+        if not 0 < self.limit < len(y):
+            return Examples(ids, y)
+        rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[: self.limit].sort().values
+        return Examples(ids[rows], y[rows])
 
     def build(self) -> nn.Module:
         """See `Values.build`."""
