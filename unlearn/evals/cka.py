@@ -56,12 +56,20 @@ class Cka(Metric):
 
             def ends(who: str, where: str = where, n: int = n) -> Ends:
                 x, y = ev.features("unlearned", where), ev.features(who, where)
-                return over_examples(
+                found = over_examples(
                     lambda rows: FORMS[self.form](x[rows], y[rows]), n, seed=ev.seed, draws=self.draws
                 )
+                return _holding(found, between("unlearned", who))
 
             rest: dict[str, Any] = {"metric": self.name, "variant": variant, "n": n}
             found.append(ev.distance(f"cka/{where}", between, Aim.UP, partial(ends, "oracle"), **rest))
             mine = partial(between, "original")
             found.append(ev.level(f"cka/{where}-original", mine, Aim.MATCH, **rest, **ends("original")))
         return found
+
+
+def _holding(ends: Ends, value: float) -> Ends:
+    """An interval that holds the value too: resampled examples come twice, which makes few of them look more alike."""
+    if not ends:
+        return ends
+    return {**ends, "low": min(ends["low"], value), "high": max(ends["high"], value)}

@@ -20,7 +20,7 @@ from unlearn.subject import Regresses
 
 @metrics.register("coverage")
 class Coverage(Metric):
-    """How often held-out targets lie in the intervals that a model's errors elsewhere promise, and how wide these are.
+    """How often held-out targets lie in the intervals that a model promises, and how wide these are.
 
     Split-conformal intervals ŷ ± q, with q the ⌈(n + 1) (1 − α)⌉-th smallest of n absolute errors on the held-out set
     `fit`: where nothing was removed, at least 1 − α of new targets lie in them. A model that forgot a range misses it there

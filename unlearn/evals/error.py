@@ -15,6 +15,9 @@ from unlearn.ops.values import predictions, residuals, sizes, targets, unit
 from unlearn.registry import metrics
 from unlearn.subject import Regresses
 
+LEAST = 10
+"""Examples that the interval of R² takes: of fewer, resamples are likely to vary in nothing."""
+
 
 @metrics.register("error")
 class Error(Metric):
@@ -48,8 +51,9 @@ class Error(Metric):
         if bool((y == y[:1]).all()):
             said = "all targets of this set are equal, so there is no variance to explain"
             return [*found, Score(name=f"error/{where}/r2", value=None, aim=Aim.MATCH, note=said, **rest)]
-        ends = over_examples(lambda i: r2(out[i], y[i]), len(y), seed=ev.seed, draws=self.draws)
-        ends = ends if math.isfinite(ends.get("low", 0.0)) else {}
+        ends: Ends = {}
+        if len(y) >= LEAST:
+            ends = over_examples(lambda i: r2(out[i], y[i]), len(y), seed=ev.seed, draws=self.draws)
         explained = ev.level(
             f"error/{where}/r2", lambda who: r2(predictions(ev, who, where), y), Aim.MATCH, **rest, **ends
         )
@@ -76,7 +80,7 @@ def r2(out: Tensor, y: Tensor) -> float:
         -1.0
     """
     left = (out - y).double().square().sum(0)
-    spread = (y - y.mean(0)).double().square().sum(0)
+    spread = (y - y.mean(0)).double().square().sum(0).clamp_min(1e-12)
     return float((1 - left / spread).mean())
 
 

@@ -17,7 +17,7 @@ from unlearn.subject import Regresses
 
 @metrics.register("mia-error")
 class MiaError(Metric):
-    """Share of the forget set that a support-vector classifier takes for training data by its absolute error.
+    """Share of the forget set whose errors a support-vector classifier takes for training data.
 
     The classifier (C = 3, RBF kernel) is fitted on the absolute errors of equally many retained and test examples, and asked
     about the forget set. A parity score: it knows no example like the forgotten ones, and takes a range that is hard for

@@ -17,7 +17,7 @@ from unlearn.subject import Regresses
 
 @metrics.register("wasserstein")
 class Wasserstein(Metric):
-    """How far the values predicted for a set must be moved to become the oracle's, whatever example has which.
+    """How far the predicted values must be moved, as a whole, to be distributed as the oracle's.
 
     W₁ of the two distributions of predictions on the forget set, and on held-out examples of what is kept: ∫ |F_u − F_r|,
     in the unit of the targets; of several values the mean. `prediction-gap` compares example by example.

@@ -20,7 +20,7 @@ from unlearn.subject import Regresses, mode
 
 @methods.register("gaussian-amnesiac")
 class GaussianAmnesiac(Method[Regresses]):
-    """Gives each forgotten example one target drawn from a Gaussian, and trains on it amid the retained ones.
+    """Gives each forgotten example one target from a Gaussian, and trains on it amid the others.
 
     With μ and σ the mean and the standard deviation of all training targets, and y' ~ N(μ, σ²) drawn once for each
     forgotten example,
