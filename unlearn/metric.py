@@ -47,7 +47,10 @@ class View:
 
 
 class Crowd(Protocol):
-    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right."""
+    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right.
+
+    The margins of regressors are their signed errors.
+    """
 
     def __len__(self) -> int:
         """How many."""
