@@ -67,7 +67,8 @@ def test_a_share_is_drawn_by_the_generator():
 
 def test_every_kind_is_covered_above():
     spoilt = {"noisy", "confused", "poisoned", "planted"}
-    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "concept", "sequence"} | spoilt
+    plain = {"class", "subclass", "random", "indices", "group", "concept", "sequence"}
+    assert set(KINDS) == plain | {"range"} | spoilt  # ranges: test_regression.py
 
 
 @pytest.mark.parametrize("kind", ["noisy", "confused", "poisoned", "planted"])

@@ -27,14 +27,14 @@ from unlearn.data import Handle
 from unlearn.errors import BadValue, Mismatch
 from unlearn.metric import Crowd, View
 from unlearn.ops.peers import Lent
-from unlearn.ops.shadows import margins
+from unlearn.ops.shadows import errors, margins
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of
 from unlearn.runtime import Run
 from unlearn.scenario import Seeds, Trial
 from unlearn.store import address
-from unlearn.subject import Classifies, mode
+from unlearn.subject import Classifies, Regresses, mode
 
 SEEDS = {
     "half": 5_000_000,
@@ -140,13 +140,16 @@ class Trained:
 def answers(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> dict[str, Tensor]:
     """`margins` and `correct` of each example of a set, or of a view on it with labels of its own, in order.
 
-    Margins are float32, and whether the target is the most likely class is bool, both with shape (n,).
+    Margins are float32, and whether the target is the most likely class is bool, both with shape (n,). Of a regressor
+    the margins are its signed errors, and nothing is correct.
     """
     with mode(subject.module, train=False):
         seen = [(subject.outputs(b).float().cpu(), b.y.cpu()) for b in handle.batches(size)]
     logits, y = (torch.cat(part) for part in zip(*seen, strict=True))
     if view is not None and view.y is not None:
         logits, y = logits[view.rows], view.y
+    if not isinstance(subject, Classifies):
+        return {"margins": errors(logits, y).float(), "correct": torch.zeros(len(y), dtype=torch.bool)}
     return {"margins": margins(logits, y).float(), "correct": logits.argmax(1) == y}
 
 
@@ -174,11 +177,11 @@ class Crowds:
         """A crowd of n models of a kind.
 
         Raises:
-            Mismatch: If the scenario has no training recipe, or its subject is no classifier.
+            Mismatch: If the scenario has no training recipe, or its subject is no classifier and no regressor.
         """
-        if not self.pool.can_train() or not isinstance(self.pool.template, Classifies):
+        if not self.pool.can_train() or not isinstance(self.pool.template, Classifies | Regresses):
             raise Mismatch(
-                f"{self.trial.scenario.name} cannot train classifiers of its own, so there are no shadow models; choose other metrics with --metrics"
+                f"{self.trial.scenario.name} cannot train classifiers or regressors of its own, so there are no shadow models; choose other metrics with --metrics"
             )
         if kind in LENT:
             raise BadValue(

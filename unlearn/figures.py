@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unlearn import drawings
 from unlearn.metric import Evidence, Metric, Signal
-from unlearn.subject import Classifies, Embeds, HasLoss, Predicts
+from unlearn.ops.values import predictions
+from unlearn.subject import Classifies, Embeds, HasLoss, Predicts, Regresses
 
 BINS = 32
 POINTS = 400
@@ -35,13 +36,18 @@ def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric
         metrics: Whose attacks are drawn.
 
     Returns:
-        Any of the keys `loss`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
+        Any of the keys `loss`, `values`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
     if isinstance(subject, HasLoss) and _sets(ev):
         made["loss"] = _histograms(ev, ev.losses, loss_edges)
         made["roc"] = _roc(ev, lambda who, where: -ev.losses(who, where))
+    if isinstance(subject, Regresses):
+        made["values"] = _histograms(ev, lambda who, where: predictions(ev, who, where), value_edges)
+        for name, unit in (("loss", ""), ("values", subject.unit)):
+            if made.get(name):
+                made[name]["unit"] = unit
     made["attacks"] = {
         name: curves
         for m in metrics
@@ -88,6 +94,11 @@ def loss_edges(values: Tensor) -> tuple[list[float], bool]:
 def entropy_edges(values: Tensor) -> tuple[list[float], bool]:
     """Even bins from 0 to the largest entropy seen, for values of shape (N,)."""
     return _linear(0.0, float(values.max())), False
+
+
+def value_edges(values: Tensor) -> tuple[list[float], bool]:
+    """Even bins over predicted values of shape (N,)."""
+    return _linear(float(values.min()), float(values.max())), False
 
 
 def roc(members: Tensor, others: Tensor, grid: Tensor) -> Tensor:

@@ -47,7 +47,10 @@ class View:
 
 
 class Crowd(Protocol):
-    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right."""
+    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right.
+
+    The margins of regressors are their signed errors.
+    """
 
     def __len__(self) -> int:
         """How many."""
@@ -84,8 +87,9 @@ class Evidence:
 
     Sets: `forget`, `retain` (training data), `fit` (held out, to fit attacks), `test` (held out, to score
     everything). Views: `audit` and `audit_fit`, the held-out examples that are distributed as the forget
-    set, with which attacks compare it; where classes are removed, `test_forget` and `test_retain`. Where training
-    examples were spoilt on purpose there are also held-out ones spoilt in the same way, see `Material.extra`.
+    set, with which attacks compare it; where classes or a range of targets are removed, `test_forget` and
+    `test_retain`. Where training examples were spoilt on purpose there are also held-out ones spoilt in the same way,
+    see `Material.extra`.
 
     Attributes:
         subjects: `original`, `unlearned`, and where there are any `oracle`, `oracle2`, ...
@@ -122,6 +126,11 @@ class Evidence:
 
     def __post_init__(self) -> None:
         self.handles = _Sets(self.handles)
+
+    @property
+    def parted(self) -> bool:
+        """Whether held-out examples of what is removed are told apart, as `test_forget` and `test_retain`."""
+        return bool(self.removed) or "test_forget" in self.views
 
     @property
     def has_oracle(self) -> bool:

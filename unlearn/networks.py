@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -196,3 +197,16 @@ def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
+
+
+def mlp(inputs: int, outputs: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Fully connected layers with ReLU between them, for rows of numbers.
+
+    Args:
+        inputs: Columns of a row.
+        outputs: Numbers that are predicted.
+        widths: Units of each hidden layer.
+    """
+    sizes = (inputs, *widths)
+    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))

@@ -189,7 +189,7 @@ class Pool:
         handles, views = self._examples(forget, kept), {}
         if handles:
             probe(original.subject, handles["forget"])
-            views = audit_views(request, self.material, removed, now)
+            views = audit_views(request, self.material, removed, now, steps(self.scenario.request)[:step])
             read = {train.labels.way, *(v.base.partition("_")[0] for v in views.values())}
             extra = self.material.extra.items()
             handles |= {n: self.shelf.of(part) for n, part in extra if n.partition("_")[0] in read}

@@ -7,12 +7,12 @@ of what the method fits. A method that needs two names an intersection, at the e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
+from unlearn.modes import mode as mode
 from unlearn.runtime import Run
 
 
@@ -67,6 +67,17 @@ class Classifies(HasLoss, Predicts, Protocol):
     """
 
     classes: int
+
+
+@runtime_checkable
+class Regresses(HasLoss, Predicts, Protocol):
+    """Predicts values, standardised or not; `unit` names what they are measured in, or is empty."""
+
+    unit: str
+
+    def in_unit(self, values: Tensor) -> Tensor:
+        """Outputs or targets, with shape (B, K), in that unit."""
+        ...
 
 
 @runtime_checkable
@@ -371,16 +382,6 @@ class TrainsInLayers(Layers, Trains, Protocol):
     """Knows its layers and its recipe: what exact re-training of the last ones needs."""
 
 
-@contextmanager
-def mode(module: nn.Module, *, train: bool) -> Iterator[None]:
-    """Puts every submodule into train or evaluation mode, and back as it was afterwards.
-
-    In train mode batch norm uses batch statistics and moves its running ones.
-    """
-    before = [(m, m.training) for m in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for m, flag in before:
-            m.training = flag
+@runtime_checkable
+class RegressesInLayers(Regresses, Layers, Trains, Protocol):
+    """Predicts values, and knows its layers and its recipe: what copying an ignorant proxy layer by layer needs."""

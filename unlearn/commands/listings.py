@@ -18,7 +18,7 @@ REGISTRIES: dict[str, registry.Registry[Any]] = {
     "scenarios": registry.scenarios,
 }
 REQUESTS = (
-    "Requests: class=3, subclass=rocket, random=0.1, group=alice, indices=1:5:8, or the path of a file with one position "
+    "Requests: class=3, subclass=rocket, random=0.1, range=25:80, group=alice, indices=1:5:8, or the path of a file with one position "
     "in each line; what was spoilt on purpose: noisy, confused, poisoned, planted, or poisoned=0.1 if a tenth of it was "
     "identified; several one after another: class=3+class=5. Options follow: digits/random=0.1,noise=0.1"
 )

@@ -6,7 +6,7 @@ from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import scored
 from unlearn.ops.stats import ends_of_mean
 from unlearn.registry import metrics
-from unlearn.subject import Classifies, HasLoss
+from unlearn.subject import Classifies, HasLoss, Regresses
 
 
 @metrics.register("loss")
@@ -23,7 +23,8 @@ class Loss(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score for each set."""
-        unit = "nats" if isinstance(ev.subjects["unlearned"], Classifies) else "loss"
+        subject = ev.subjects["unlearned"]
+        unit = "nats" if isinstance(subject, Classifies) else "" if isinstance(subject, Regresses) else "loss"
         return [self._score(ev, where, unit) for where in scored(ev)]
 
     def _score(self, ev: Evidence, where: str, unit: str) -> Score:

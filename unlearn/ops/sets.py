@@ -6,18 +6,18 @@ from unlearn.metric import Evidence
 
 
 def scored(ev: Evidence) -> list[str]:
-    """The sets on which a level is reported; where classes are removed, held-out ones are told apart."""
-    names = ["forget", "retain", *(["test_forget", "test_retain"] if ev.removed else ["test"])]
+    """The sets on which a level is reported; where classes or a range are removed, held-out ones are told apart."""
+    names = ["forget", "retain", *(["test_forget", "test_retain"] if ev.parted else ["test"])]
     return [name for name in names if len(ev.y(name))]
 
 
 def kept_test(ev: Evidence) -> str:
-    """The held-out examples on which a good model stays good: of the classes that are kept."""
-    return "test_retain" if ev.removed else "test"
+    """The held-out examples on which a good model stays good: of the classes or targets that are kept."""
+    return "test_retain" if ev.parted else "test"
 
 
 def like_retain(ev: Evidence) -> str:
     """The held-out examples that are distributed as the retain set, with labels as wrong as there."""
-    if ev.removed:
+    if ev.parted:
         return "test_retain"
     return "audit" if ev.request == "random" else "test"

@@ -21,7 +21,7 @@ from unlearn.metric import Evidence, Metric, Score, View
 from unlearn.registry import metrics
 from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim
-from unlearn.subject import Classifies, Draws, Trains
+from unlearn.subject import Classifies, Draws, Regresses, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.tiny_crowds import again
@@ -271,21 +271,24 @@ def evidence(name: str, request: str = "class") -> Evidence:
 
     Args:
         name: Of the tiny subject.
-        request: `class`, where class 0 is removed, or `random`, where none is.
+        request: `class`, where class 0 is removed, of a regressor the range of the forgotten targets; or `random`, where
+            nothing is.
     """
     made = copy.deepcopy(models(name))
     removed = (0,) if request == "class" and isinstance(made.subjects["original"], Classifies) else ()
-    everything = torch.arange(len(made.handles["test"]))
+    if request == "class" and isinstance(made.subjects["original"], Regresses):
+        request, low = "range", float(made.handles["forget"].y.min())
     views = {}
     for base, view in (("test", "audit"), ("fit", "audit_fit")):
-        rows = (made.handles[base].y == 0).nonzero().flatten() if removed else everything
-        views[view] = View(base, rows)
-    if removed:
-        gone = made.handles["test"].y == 0
-        views |= {
-            "test_forget": View("test", gone.nonzero().flatten()),
-            "test_retain": View("test", (~gone).nonzero().flatten()),
-        }
+        y = made.handles[base].y
+        gone = (
+            y == 0 if removed else y >= low if request == "range" else torch.zeros(len(y), dtype=torch.bool)
+        )
+        parted = removed or request == "range"
+        views[view] = View(base, gone.nonzero().flatten() if parted else torch.arange(len(y)))
+        if parted and base == "test":
+            views["test_forget"] = View(base, gone.nonzero().flatten())
+            views["test_retain"] = View(base, (~gone).nonzero().flatten())
     facts = {
         "seconds": 2.0, "peak_bytes": 1000, "read": {"forget": 7}, "changed": 0.5, "log": {},
         "original_seconds": 2.0, "oracle_seconds": 2.0,
