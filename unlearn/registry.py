@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
+PROTOCOLS = ("subject", "filling")
+"""Modules of the protocols that methods and metrics name; a later one may build on those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +256,20 @@ def _value(cls: ast.ClassDef, name: str) -> ast.expr | None:
 
 @functools.cache
 def protocols() -> dict[str, frozenset[str]]:
-    """The members of each subject protocol, read from `unlearn/subject.py` without importing torch."""
+    """The members of each subject protocol, read from the source of `PROTOCOLS` without importing torch."""
     found: dict[str, frozenset[str]] = {}
-    for node in ast.parse((ROOT / "subject.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef):
-            bases = [found.get(ast.unparse(b), frozenset()) for b in node.bases]
-            found[node.name] = _members(node).union(*bases)
+    for module in PROTOCOLS:
+        for node in ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases = [found.get(ast.unparse(b), frozenset()) for b in node.bases]
+                found[node.name] = _members(node).union(*bases)
+    return found
+
+
+def protocol(name: str) -> type:
+    """The class of a subject protocol."""
+    homes = [importlib.import_module(f"unlearn.{module}") for module in PROTOCOLS]
+    found: type = next(vars(home)[name] for home in homes if name in vars(home))
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from unlearn import request as requests
 from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
 from unlearn.errors import BadValue
-from unlearn.gallery import Gallery
+from unlearn.gallery import Critics, Gallery, Keep
 from unlearn.knobs import Declared, Knob, knob
 from unlearn.metric import Crowd, View
 from unlearn.registry import scenarios, unknown
@@ -132,6 +132,14 @@ class Scenario(Declared, ABC):
         """
         return None
 
+    def critics(self, keep: Keep) -> Critics | None:
+        """Who looks at completed images, or None where no image is completed.
+
+        Args:
+            keep: Trains a network once and keeps it, and is not called before somebody looks.
+        """
+        return None
+
     def options(self) -> dict[str, Any]:
         """Fields other than the request, as JSON."""
         return {k: v for k, v in self.model_dump(mode="json", exclude={"request"}).items()}
@@ -241,6 +249,7 @@ class Trial:
         gallery: What drawings are judged by, where the subjects draw.
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
         clean: Which training examples a reference may see, as a mask of shape (N,); what is retained if None.
+        critics: Who looks at completed images, where the subjects complete some.
     """
 
     scenario: Scenario
@@ -259,6 +268,7 @@ class Trial:
     gallery: Gallery | None = None
     crowds: Callable[[str, int], Crowd] | None = None
     clean: Tensor | None = None
+    critics: Critics | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:

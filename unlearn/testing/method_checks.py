@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from unlearn import subject as verbs
 from unlearn.errors import SealedError, UnlearnError
 from unlearn.method import Method, requires
-from unlearn.registry import protocols
+from unlearn.registry import protocol, protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.subject import Embeds, Trains
 from unlearn.testing.direction import check_direction, check_retain
@@ -73,9 +72,9 @@ def check_same_verbs(cls: Cls, tiny: Tiny) -> None:
     """What comes back offers every protocol that went in."""
     left, done = specimen(tiny.name).subject, _base(cls, tiny).done
     for name in protocols():
-        protocol = getattr(verbs, name)
+        verb = protocol(name)
         demand(
-            not isinstance(left, protocol) or isinstance(done, protocol),
+            not isinstance(left, verb) or isinstance(done, verb),
             f"{cls.__name__} returns {type(done).__name__}, which no longer offers {name}; return the subject or a wrapper with the same verbs",
         )
 

@@ -6,11 +6,10 @@ import inspect
 from functools import partial
 from typing import Any, get_type_hints
 
-from unlearn import subject as verbs
 from unlearn.data import Split
 from unlearn.errors import BadValue
 from unlearn.method import Method
-from unlearn.registry import methods, protocols
+from unlearn.registry import PROTOCOLS, methods, protocols
 from unlearn.runtime import Run
 from unlearn.testing.declared_checks import check_reference, declared_checks
 from unlearn.testing.runs import LENT
@@ -88,5 +87,5 @@ def check_protocol_listing(cls: Cls) -> None:
         listing.uses == tuple(sorted(cls.uses)),
         f"the listing of {cls.name!r} uses {listing.uses}, the class {tuple(sorted(cls.uses))}; write uses: ClassVar[frozenset[str]] = frozenset({{...}}) with literal names",
     )
-    if need.__module__ == verbs.__name__:
-        demand(need.__name__ in protocols(), f"{need.__name__} is no protocol of unlearn/subject.py")
+    if need.__module__ in (f"unlearn.{m}" for m in PROTOCOLS):
+        demand(need.__name__ in protocols(), f"{need.__name__} is no protocol of {need.__module__}")

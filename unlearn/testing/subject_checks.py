@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from unlearn import subject as verbs
 from unlearn.data import Batch, Handle
-from unlearn.registry import offers, protocols, subjects
+from unlearn.registry import offers, protocol, protocols, subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
 from unlearn.testing.adapter_checks import check_adapts, check_attends
@@ -56,7 +56,7 @@ def subject_checks(make: Make) -> Named:
 def check_offers(kind: str, name: str) -> None:
     """The protocols that tables read from the source are those that the object offers."""
     subject = specimen(name).subject
-    real = {p for p in protocols() if isinstance(subject, getattr(verbs, p))}
+    real = {p for p in protocols() if isinstance(subject, protocol(p))}
     listed = set(offers(kind))
     demand(
         real == listed,
