@@ -378,8 +378,9 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
 
 
 def _draws(report: Entry) -> bool:
-    """Whether a report shows what models drew."""
-    return bool(json.loads((report.path / "report.json").read_text())["figures"].get("drawings"))
+    """Whether a report shows what models drew or filled in."""
+    figures = json.loads((report.path / "report.json").read_text())["figures"]
+    return bool(figures.get("drawings") or figures.get("completions"))
 
 
 def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unlearn.report import Report, erasure
+from unlearn.report import Report, completion, erasure
 from unlearn.report.judgement import Judgement, Kind
 from unlearn.report.summary import Cell, Group, groups, number, percent
 from unlearn.score import Aim, Score
@@ -30,6 +30,8 @@ CRITERIA = (
     f"rules, nothing can be told. The oracle is the model retrained without the forget "
     f"set; without it nobody can tell."
 )
+KINDS = (erasure, completion)
+"""Modules with rules of their own: for drawings, and for completed images."""
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
 
 WORDS: dict[Kind, str] = {
@@ -65,19 +67,22 @@ def overall(found: Sequence[Group]) -> Judgement:
     done = "forgot as the oracle and kept the rest"
     if all(map(erasure.concerns, found)):
         done, text = "erased and left the neighbours intact", f"{text} {erasure.attacks(found)}"
+    elif all(map(completion.concerns, found)):
+        done = "forgot and completed the rest as before"
     return Judgement(kind, f"{good} of {len(found)} {done}", text)
 
 
 def criteria(found: Sequence[Group]) -> str:
     """The rules of the verdicts on these groups, for the reader."""
-    rules = [erasure.CRITERIA if erasure.concerns(g) else CRITERIA for g in found]
+    rules = [next((k.CRITERIA for k in KINDS if k.concerns(g)), CRITERIA) for g in found]
     return " ".join(dict.fromkeys(rules))
 
 
 def judge(group: Group) -> Judgement:
-    """The verdict on one group; the thresholds are the constants of this module, of drawings those of `erasure`."""
-    if erasure.concerns(group):
-        return erasure.judge(group)
+    """The verdict on one group; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
+    for kind in KINDS:
+        if kind.concerns(group):
+            return kind.judge(group)
     forget, held = group.forget, group.held_out
     if group.idle:
         return _said("nothing", f"Not one weight changed.{_still(forget)}")

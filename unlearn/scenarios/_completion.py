@@ -80,7 +80,7 @@ class Completion(Scenario):
         build = partial(ConvCompleter, self.side, self.width, self.size)
         return ImageToImage(
             seeded(build, rng), "decoder", float(known.mean()), float(known.std()),
-            recipe=AdamW(epochs=self.passes), build=build, hole=self._hole,
+            recipe=AdamW(epochs=self.passes, lr=3e-3), build=build, hole=self._hole,
         )  # fmt: skip
 
     def critics(self, keep: Keep) -> Critics:
@@ -115,7 +115,7 @@ class Completion(Scenario):
         k = len(CLASSES)
         return {
             JUDGE: (partial(resnet8, 1, k), SGD(epochs=self.judging), "linear"),
-            "LeNet": (partial(lenet, self.side, k), AdamW(epochs=2 * self.judging), "11"),
+            "LeNet": (partial(lenet, self.side, k), AdamW(epochs=4 * self.judging), "11"),
         }
 
     @property

@@ -23,7 +23,7 @@ class DigitsCompletion(Completion):
     """
 
     side: ClassVar[int] = 8
-    epochs: int = knob(30, "training epochs of original and oracle", ge=1)
+    epochs: int = knob(50, "training epochs of original and oracle", ge=1)
 
     @property
     def passes(self) -> int:
