@@ -65,18 +65,18 @@ class I2I(Method[Encodes]):
             {"lr": 1.25e-5, "epochs": 6, "warmup": 5.0, "batch_size": 16, "alpha": 0.2, "weight_decay": 0.05,
              "clip": 3.0, "weighting": "batch"},
         ),
-        "max-loss": Preset("a baseline of the paper, at our own step size", {"form": "max-loss", "alpha": 0.05}),
-        "noisy-label": Preset("a baseline of the paper, at our own step size", {"form": "noisy-label"}),
-        "retain-label": Preset("a baseline of the paper, at our own step size", {"form": "retain-label"}),
-        "random-encoder": Preset("a baseline of the paper, at our own step size", {"form": "random-encoder"}),
+        "max-loss": Preset("a baseline of the paper, our step size and weight", {"form": "max-loss", "alpha": 0.05}),
+        "noisy-label": Preset("a baseline of the paper, our step size and weight", {"form": "noisy-label", "alpha": 0.8}),
+        "retain-label": Preset("a baseline of the paper, our step size and weight", {"form": "retain-label", "alpha": 0.5}),
+        "random-encoder": Preset("a baseline of the paper, our step size and weight", {"form": "random-encoder", "alpha": 0.5}),
     }  # fmt: skip
 
     form: Form = knob(
         "encoder-noise", "what forgotten images are drawn to: the method, or one of the paper's baselines"
     )
     noise: Kind = knob("gaussian", "what ν is drawn from; constant is the mean alone")
-    alpha: float = knob(0.25, "weight α of the forget set", ge=0, search=(0.05, 2.0))
-    lr: float = knob(1e-3, "largest step size of AdamW", gt=0, search=(1e-5, 1e-2))
+    alpha: float = knob(0.15, "weight α of the forget set", ge=0, search=(0.05, 2.0))
+    lr: float = knob(2e-3, "largest step size of AdamW", gt=0, search=(1e-5, 1e-2))
     epochs: int = knob(10, "passes over the retain set", ge=1, search=(2, 20))
     warmup: float = knob(1.0, "epochs in which the step size rises", ge=0)
     batch_size: int = knob(64, "examples of either set in a step", ge=1)
