@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -151,6 +151,28 @@ def upto(module: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     raise BadValue(
         "the layer named as decoder is not entered in a forward pass; name the one that reads the representation"
     )
+
+
+def made_by(blocks: list[nn.Module], call: Callable[[], Any]) -> list[Tensor]:
+    """What each of some blocks makes in a call, which ends when the last of them is through, with its gradient.
+
+    Raises:
+        BadValue: If a block is not entered before.
+    """
+    seen: dict[nn.Module, Tensor] = {}
+
+    def see(m: nn.Module, _inputs: Any, out: Any) -> None:
+        seen[m] = out[0] if isinstance(out, tuple) else out
+        if m is blocks[-1]:
+            raise _ReachedError
+
+    with suppress(_ReachedError), watching(blocks, see):
+        call()
+    if missing := [type(m).__name__ for m in blocks if m not in seen]:
+        raise BadValue(
+            f"a forward pass does not enter {missing[0]}, which is named as a block of the encoder"
+        )
+    return [seen[m] for m in blocks]
 
 
 def _side_by_side(inputs: tuple[Any, ...]) -> Tensor:

@@ -82,7 +82,8 @@ def judge(group: Group) -> Judgement:
     """The verdict on one group; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
     for kind in KINDS:
         if kind.concerns(group):
-            return kind.judge(group)
+            said: Judgement = kind.judge(group)
+            return said
     forget, held = group.forget, group.held_out
     if group.idle:
         return _said("nothing", f"Not one weight changed.{_still(forget)}")
