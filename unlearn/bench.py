@@ -142,7 +142,7 @@ class Bench:
         return Evidence(
             subjects, {n: h for n, h in trial.handles.items() if n not in LENT_ONLY}, trial.views, trial.request.kind,
             trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
-            gallery=trial.gallery, progress=self.progress, crowds=trial.crowds,
+            gallery=trial.gallery, progress=self.progress, crowds=trial.crowds, critics=trial.critics,
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn import drawings
+from unlearn import drawings, fillings
+from unlearn.filling import Completes
 from unlearn.metric import Evidence, Metric, Signal
 from unlearn.ops.values import predictions
 from unlearn.subject import Classifies, Embeds, HasLoss, Predicts, Regresses
@@ -36,7 +37,8 @@ def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric
         metrics: Whose attacks are drawn.
 
     Returns:
-        Any of the keys `loss`, `values`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
+        Any of the keys `loss`, `values`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`,
+        `completions`, `forgotten`.
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
@@ -62,6 +64,8 @@ def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric
     if ev.gallery is not None:
         made["drawings"] = drawings.grid(ev, ev.gallery, _models(ev))
         made["concepts"] = drawings.shares(ev, ev.gallery, _models(ev))
+    if isinstance(subject, Completes) and _sets(ev):
+        made["completions"] = fillings.grids(ev, _models(ev), show_forgotten)
     if show_forgotten:
         made["forgotten"] = _thumbs(ev)
     return {name: data for name, data in made.items() if data}

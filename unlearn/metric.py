@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlearn.data import Handle
 from unlearn.errors import Mismatch
-from unlearn.gallery import Gallery
+from unlearn.gallery import Critics, Gallery
 from unlearn.knobs import Declared
 from unlearn.runtime import Progress, Silent
 from unlearn.score import Aim, Score
@@ -106,6 +106,7 @@ class Evidence:
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`; None where no model can be trained.
         passes: Forward passes made, by (model, set).
         gallery: Who judges the drawings of the set `prompts`, where the subjects draw.
+        critics: Who looks at completed images, where the subjects complete some.
     """
 
     subjects: Mapping[str, Subject]
@@ -122,6 +123,7 @@ class Evidence:
     gallery: Gallery | None = None
     progress: Progress = field(default_factory=Silent)
     crowds: Callable[[str, int], Crowd] | None = None
+    critics: Critics | None = None
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
-PROTOCOLS = ("subject", "deletable")
+PROTOCOLS = ("subject", "deletable", "filling")
 """Modules that hold the subject protocols, those that others build on first."""
 
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from unlearn import request as requests
 from unlearn.data import RESIDENT_BYTES, Peers, Resident, Stream, handle
 from unlearn.errors import BadValue
-from unlearn.gallery import Gallery
+from unlearn.gallery import Critics, Gallery, Keep
 from unlearn.knobs import Declared, Knob, knob
 from unlearn.metric import Crowd, View
 from unlearn.registry import scenarios, unknown
@@ -130,6 +130,14 @@ class Scenario(Declared, ABC):
 
         Raises:
             UnlearnError: If the request names no concept of this scenario; nothing large is loaded before.
+        """
+        return None
+
+    def critics(self, keep: Keep) -> Critics | None:
+        """Who looks at completed images, or None where no image is completed.
+
+        Args:
+            keep: Trains a network once and keeps it, and is not called before somebody looks.
         """
         return None
 
@@ -255,6 +263,7 @@ class Trial:
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
         clean: Which training examples a reference may see, as a mask of shape (N,); what is retained if None.
         lenders: Trains or fetches the models that a method is lent, where models can be trained.
+        critics: Who looks at completed images, where the subjects complete some.
     """
 
     scenario: Scenario
@@ -274,6 +283,7 @@ class Trial:
     crowds: Callable[[str, int], Crowd] | None = None
     clean: Tensor | None = None
     lenders: Lenders | None = None
+    critics: Critics | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unlearn.filling import Completes
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import scored
 from unlearn.ops.stats import ends_of_mean
@@ -31,5 +32,5 @@ class Loss(Metric):
         losses = ev.losses("unlearned", where)
         return ev.level(
             f"loss/{where}", lambda who: ev.losses(who, where).double().mean(), Aim.MATCH, metric=self.name,
-            unit=unit, n=len(losses), headline=unit == "loss", **ends_of_mean(losses),
+            unit=unit, n=len(losses), headline=unit == "loss" and not isinstance(ev.subjects["unlearned"], Completes), **ends_of_mean(losses),
         )  # fmt: skip

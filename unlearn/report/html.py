@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import StoreError
-from unlearn.report import Report, draw, grid
+from unlearn.report import Report, completion, draw, grid
 from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
@@ -99,6 +99,7 @@ def section(group: Group, key: str) -> Data:
         "policy": held(group.reports),
         "strip": strip,
         "drawings": grid.drawings(first.figures.get("drawings")),
+        "completions": grid.completions(first.figures.get("completions")),
         "matrices": grid.matrices(first.figures.get("concepts", [])),
         "confusions": grid.confusions(first.figures.get("concepts", [])),
         "pictures": pictures(group, key),
@@ -192,6 +193,9 @@ def _tiles(group: Group) -> list[Data]:
         ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), _per_cent),
         ("Neighbours drawn right, other axes", group.cell("erasure/cross-domain"), _per_cent),
         ("Drawings that show nothing", group.cell("erasure/nothing"), _per_cent),
+        ("Error in forgotten images", group.cell("completion/mse/forget"), number),
+        ("Forgotten images that a judge recognises", group.cell("completion-accuracy/forget"), _per_cent),
+        ("Error in held-out images of the rest", completion.held_out(group), number),
         (by.tiles[0], group.forget, by.short),
         (by.tiles[1], group.held_out, by.short),
         ("Membership attack, AUC", group.attack, number),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unlearn.report import Report, erasure
+from unlearn.report import Report, completion, erasure
 from unlearn.report.judgement import Judgement, Kind
 from unlearn.report.summary import Cell, Group, groups, number
 from unlearn.report.yardstick import ACCURACY, Yardstick
@@ -14,6 +14,8 @@ from unlearn.score import Aim, Score
 ATTACK_WITHIN = 0.05
 """The attack's AUC counts as the oracle's within this distance."""
 CRITERIA = ACCURACY.said(ATTACK_WITHIN)
+KINDS = (erasure, completion)
+"""Modules with rules of their own: for drawings, and for completed images."""
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
 
 WORDS: dict[Kind, str] = {
@@ -49,19 +51,24 @@ def overall(found: Sequence[Group]) -> Judgement:
     done = "forgot as the oracle and kept the rest"
     if all(map(erasure.concerns, found)):
         done, text = "erased and left the neighbours intact", f"{text} {erasure.attacks(found)}"
+    elif all(map(completion.concerns, found)):
+        done = "forgot and completed the rest as before"
     return Judgement(kind, f"{good} of {len(found)} {done}", text)
 
 
 def criteria(found: Sequence[Group]) -> str:
     """The rules of the verdicts on these groups, for the reader."""
-    rules = [erasure.CRITERIA if erasure.concerns(g) else g.yardstick.said(ATTACK_WITHIN) for g in found]
+    own = ([k.CRITERIA for k in KINDS if k.concerns(g)] for g in found)
+    rules = [next(iter(said), g.yardstick.said(ATTACK_WITHIN)) for said, g in zip(own, found, strict=True)]
     return " ".join(dict.fromkeys(rules))
 
 
 def judge(group: Group) -> Judgement:
-    """The verdict on one group; the thresholds are the constants of this module, of drawings those of `erasure`."""
-    if erasure.concerns(group):
-        return erasure.judge(group)
+    """The verdict on one group; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
+    for kind in KINDS:
+        if kind.concerns(group):
+            said: Judgement = kind.judge(group)
+            return said
     forget, held, by = group.forget, group.held_out, group.yardstick
     if group.idle:
         return _said("nothing", f"Not one weight changed.{_still(forget, by)}")

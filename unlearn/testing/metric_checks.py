@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from unlearn.data import Resident
-from unlearn.gallery import Gallery, Judge
+from unlearn.filling import Completes
+from unlearn.gallery import Critics, Gallery, Judge
 from unlearn.metric import Evidence, Metric, Score, View
 from unlearn.registry import metrics
 from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim
 from unlearn.subject import Classifies, Draws, Regresses, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
-from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
+from unlearn.testing.tiny import CLASSES, CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.tiny_crowds import again
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
@@ -297,7 +298,25 @@ def evidence(name: str, request: str = "class") -> Evidence:
     if isinstance(made.subjects["original"], Draws):
         gallery, handles = small_gallery(), {**handles, "prompts": specimen(name).sets["prompts"]}
     classes = tuple("abcd") if removed else ()
-    return again(Evidence(made.subjects, handles, views, request, removed, classes, facts, gallery=gallery))
+    critics = small_critics() if isinstance(made.subjects["original"], Completes) else None
+    return again(
+        Evidence(
+            made.subjects, handles, views, request, removed, classes, facts, gallery=gallery, critics=critics
+        )
+    )
+
+
+def small_critics() -> Critics:
+    """A judge of four classes and a network of features for images of 8 x 8 pixels, random but fixed."""
+    rng = torch.Generator().manual_seed(11)
+    classes, features = torch.randn(64, CLASSES, generator=rng), torch.randn(64, 3, generator=rng)
+    labels = torch.arange(1000) % CLASSES
+    return Critics(
+        tuple("abcd"),
+        labels,
+        lambda x: x.flatten(1) @ classes,
+        {"tiny-network": lambda x: x.flatten(1) @ features},
+    )
 
 
 def small_gallery() -> Gallery:

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Resident, Stream
 from unlearn.networks import seeded
 from unlearn.ops.adamw import AdamW
+from unlearn.ops.completing import cut, hole
 from unlearn.ops.recipe import SGD
 from unlearn.registry import offers, protocols
 from unlearn.runtime import Run, seeded_globals
@@ -36,6 +37,7 @@ from unlearn.subjects.text_to_image import TextToImage, components
 
 CPU = torch.device("cpu")
 CLASSES = 4
+HOLE = hole("centre", 0.5, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,14 +328,13 @@ def _autoencoder_net() -> nn.Module:
 def _holes(counts: Iterable[int], rng: Generator) -> Arrays:
     """Images with their centre cut out, beside the whole ones."""
     whole = blobs((1, 8, 8), counts, rng).x.sigmoid()
-    cut = whole.clone()
-    cut[:, :, 2:6, 2:6] = 0
-    return Arrays(cut, whole)
+    return Arrays(cut(whole, HOLE, 0.0), whole)
 
 
 def _completion() -> Specimen:
     net = seeded(_autoencoder_net, _rng(7))
-    subject = ImageToImage(net, "1", recipe=SGD(epochs=8, lr=0.05, batch_size=16), build=_autoencoder_net)
+    recipe = SGD(epochs=8, lr=0.05, batch_size=16)
+    subject = ImageToImage(net, "1", recipe=recipe, build=_autoencoder_net, hole=HOLE)
     return Specimen(
         subject, _sets(_holes((7, 9, 9, 9), _rng(0)), 7, lambda k: _holes((3,) * CLASSES, _rng(k)))
     )
