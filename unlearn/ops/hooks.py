@@ -48,7 +48,7 @@ def find_head(module: nn.Module, x: Tensor) -> str:
         raise Mismatch(
             f"{type(module).__name__} has no linear layer to take as its head; name the last layer with head='...'"
         )
-    return names[linear[-1]]
+    return plain(names[linear[-1]])
 
 
 def of_adapter(name: str) -> bool:

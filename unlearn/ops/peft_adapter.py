@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -43,7 +44,8 @@ def with_adapter(module: nn.Module, factors: Factors) -> nn.Module:
     rank = len(next(iter(factors.values()))[0])
     named = "|".join(map(re.escape, factors))
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=named, init_lora_weights=False)
-    with torch.random.fork_rng():  # it draws weights, which are replaced
+    with torch.random.fork_rng(), warnings.catch_warnings():  # it draws weights, which are replaced
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, at what PEFT asks it
         made: nn.Module = get_peft_model(cast(Any, module), config)
     with torch.no_grad():
         for name, layer in made.named_modules():
