@@ -66,11 +66,11 @@ def test_layers_by_name_are_blocks_by_their_number():
 
 
 def test_what_is_not_there_is_refused_in_one_line():
-    with pytest.raises(UnknownName, match="no linear layer called 'fc3'. There are: blocks.0.attention.qkv"):
+    with pytest.raises(UnknownName, match=r"no linear layer called 'fc3'. There are: blocks.0.attention.qkv"):
         chosen(vit(), "fc3")
     with pytest.raises(UnknownName, match="no linear layer called 'c1'"):
         chosen(vit(), "c1")  # the end of a name counts only after a dot
-    with pytest.raises(Mismatch, match="Conv2d has no linear layer .* such as salun or finetune"):
+    with pytest.raises(Mismatch, match=r"Conv2d has no linear layer .* such as salun or finetune"):
         chosen(nn.Conv2d(1, 1, 1))
 
 

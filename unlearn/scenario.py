@@ -311,7 +311,9 @@ def audit_views(
 
     `audit` (for scores) and `audit_fit` (to fit attacks) hold the examples that are distributed as the forget
     set: spoilt as it is, of the classes that this request removes, of the sub-class or group where the data name
-    it, else of all classes that are left.
+    it, else of all classes that are left. Where classes are removed, `test_forget` and `test_retain` hold the scored
+    examples of these and of the others; where earlier requests removed some, `test_earlier` holds those of them, and
+    `test_now` those that this one removes.
 
     Args:
         request: The one that is served.
@@ -332,6 +334,10 @@ def audit_views(
         gone = torch.isin(material.test.labels.y, torch.tensor(removed))
         views["test_forget"] = View("test", gone.nonzero().flatten())
         views["test_retain"] = View("test", (~gone).nonzero().flatten())
+        mine = torch.isin(material.test.labels.y, torch.tensor(now))
+        if (gone & ~mine).any():
+            views["test_earlier"] = View("test", (gone & ~mine).nonzero().flatten())
+            views |= {"test_now": View("test", mine.nonzero().flatten())} if now else {}
     return views
 
 

@@ -206,7 +206,9 @@ def test_plain_peft_loads_the_folder_with_equal_outputs(tmp_path):
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = ViTConfig(image_size=4, patch_size=2, num_channels=1, num_labels=4, initializer_range=0.5, **sizes)
+    config = ViTConfig(
+        image_size=4, patch_size=2, num_channels=1, num_labels=4, initializer_range=0.5, **sizes
+    )
     base = ViTForImageClassification(config).eval()
     s = Classifier(copy.deepcopy(base), 4, read=logits_of)
     how = GSLoRA(**SMALL, keep="adapter")
