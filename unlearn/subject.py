@@ -7,13 +7,13 @@ of what the method fits. A method that needs two names an intersection, at the e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
 from unlearn.runtime import Run
+from unlearn.runtime import mode as mode
 
 
 @runtime_checkable
@@ -70,6 +70,25 @@ class Classifies(HasLoss, Predicts, Protocol):
 
 
 @runtime_checkable
+class Matches(HasLoss, Predicts, Protocol):
+    """Brings images and texts together; outputs are how well each text of a bank fits.
+
+    Attributes:
+        texts: Token ids of the bank, with shape (M, L).
+    """
+
+    texts: Tensor
+
+    def cosines(self, batch: Batch) -> Tensor:
+        """Cosine of each image and its own text, with shape (B,)."""
+        ...
+
+    def meant(self, ids: Tensor) -> Tensor:
+        """Which texts of the bank say the same as each of some texts (N, L), as a mask of shape (N, M)."""
+        ...
+
+
+@runtime_checkable
 class Embeds(Subject, Protocol):
     """Has features: what enters the last layer."""
 
@@ -111,11 +130,7 @@ class Trains(Fresh, Protocol):
     recipe: Any
 
     def fit(self, handle: Handle, run: Run) -> None:
-        """Trains in place on the set.
-
-        Raises:
-            Mismatch: If the recipe is unknown.
-        """
+        """Trains in place on the set; raises Mismatch where the recipe is unknown."""
         ...
 
 
@@ -382,18 +397,3 @@ class EmbedsClasses(Classifies, Embeds, Protocol):
 @runtime_checkable
 class TrainsInLayers(Layers, Trains, Protocol):
     """Knows its layers and its recipe: what exact re-training of the last ones needs."""
-
-
-@contextmanager
-def mode(module: nn.Module, *, train: bool) -> Iterator[None]:
-    """Puts every submodule into train or evaluation mode, and back as it was afterwards.
-
-    In train mode batch norm uses batch statistics and moves its running ones.
-    """
-    before = [(m, m.training) for m in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for m, flag in before:
-            m.training = flag
