@@ -212,7 +212,9 @@ def test_several_classes_at_once_are_one_request():
 
 @pytest.mark.parametrize("text", ["class=3+4+3", "class=3:4+4", "class=3+random=0.1+class=3"])
 def test_a_class_that_is_named_twice_is_refused_before_any_work(text):
-    with pytest.raises(BadValue, match=r"class [34] is named twice, and can be forgotten once; leave one out"):
+    with pytest.raises(
+        BadValue, match=r"class [34] is named twice, and can be forgotten once; leave one out"
+    ):
         parse(text)
 
 

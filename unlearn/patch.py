@@ -40,7 +40,7 @@ def plain(name: str) -> str:
         >>> plain("base_model.model.blocks.0.fc1.base_layer.weight")
         'blocks.0.fc1.weight'
     """
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 
 def changed(base: State, done: State) -> dict[str, Tensor]:

@@ -29,7 +29,8 @@ class SLUGClassifier(Method[Classifies]):
 
     always from the original, with λ doubled from `first` ‖θ_l‖ / ‖g_f‖ until at most a share `left` of the forget set is
     classified right, and then bisected. Of all steps that forget, the one is kept that loses least accuracy on
-    validation data of the classes that are retained; where none forgets, the one that leaves least.
+    validation data of the classes that are retained; where none forgets, the one that leaves least. Where the gradient
+    reaches no matrix, because biases alone answer, biases and norms are tried.
 
     References:
         Cai et al., 2024, Targeted unlearning with single layer unlearning gradient, arXiv:2407.11867
@@ -55,14 +56,16 @@ class SLUGClassifier(Method[Classifies]):
         kept = self._classes(data.retain)
         with mode(subject.module, train=False):
             with only(subject.module, list(subject.module.modules())):
-                found = weights(subject.module)
+                found = dict(subject.module.named_parameters())
                 slopes = [self._slope(subject, h, found) for h in (data.forget, data.retain)]
             layers = [Layer(n, *parts) for n, *parts in zip(found, found.values(), *slopes, strict=True)]
+
+            matrices = movable(m for m in layers if m.name in weights(subject.module))
 
             def judge() -> tuple[float, float]:
                 return accuracy(subject, data.forget), wrong(subject, data.validation, kept)
 
-            operate(pareto(movable(layers)), self, judge, run)
+            operate(pareto(matrices or movable(layers)), self, judge, run)
         return subject
 
     def _slope(

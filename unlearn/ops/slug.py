@@ -66,17 +66,8 @@ def weights(part: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def movable(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers that a gradient reaches and that are not zero, so that steps can be in units of ‖θ_l‖ / ‖g_f‖.
-
-    Raises:
-        Mismatch: If there is none.
-    """
-    found = [m for m in layers if 0 < m.importance < math.inf]
-    if not found:
-        raise Mismatch(
-            "the forget loss has no gradient at any weight matrix, so no layer can be moved; choose a method that does not go by its gradient, such as finetune"
-        )
-    return found
+    """The layers that a gradient reaches and that are not zero, so that steps can be in units of ‖θ_l‖ / ‖g_f‖."""
+    return [m for m in layers if 0 < m.importance < math.inf]
 
 
 def mean_gradients(losses: Iterable[Tensor], of: Sequence[Tensor]) -> list[Tensor]:
@@ -122,7 +113,14 @@ def operate(
 
     Of all steps that forget it is the one with the least harm, of these the least in units of ‖θ_l‖ / ‖g_f‖; where none
     forgets, the one that leaves least.
+
+    Raises:
+        Mismatch: If there is no layer to move.
     """
+    if not front:
+        raise Mismatch(
+            "the forget loss has no gradient at any layer that may be moved, so no step can be taken; choose a method that does not go by it, such as finetune"
+        )
     tried = [
         made
         for layer in run.track(front, "unlearn")
