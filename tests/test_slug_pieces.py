@@ -102,8 +102,7 @@ def test_every_step_starts_from_the_original_which_keeps_its_bits():
     assert torch.equal(m.weight, before + 0.25 * m.forget)
 
 
-class How:
-    first, tries, left = 0.1, 10, 0.5
+HOW = (0.1, 10, 0.5)  # first, tries, enough
 
 
 def test_of_all_steps_that_forget_the_one_with_least_harm_is_taken_and_of_these_the_shortest():
@@ -115,7 +114,7 @@ def test_of_all_steps_that_forget_the_one_with_least_harm_is_taken_and_of_these_
         far = [float((m.weight.detach() - s).norm()) for m, s in ((a, start), (b, start))]
         return (0.0 if max(far) >= 1.0 - 1e-9 else 1.0), 0.6 if far[1] else 0.9
 
-    operate([a, b], How(), look, run)
+    operate([a, b], *HOW, look, run)
     assert torch.equal(a.weight, start)
     assert float((b.weight.detach() - start).norm()) == pytest.approx(1.0)
     assert len(run.log["size"]) == 21 and run.log["left"][-1] == 0.0 and run.log["harm"][-1] == 0.6
@@ -125,7 +124,7 @@ def test_of_all_steps_that_forget_the_one_with_least_harm_is_taken_and_of_these_
 def test_where_nothing_forgets_the_step_that_leaves_least_is_taken():
     m, run = layer(0.5, 0.1), Run()
     start = m.weight.detach().clone()
-    operate([m], How(), lambda: (1 / (1 + float((m.weight.detach() - start).norm())) + 0.5, 0.0), run)
+    operate([m], *HOW, lambda: (1 / (1 + float((m.weight.detach() - start).norm())) + 0.5, 0.0), run)
     assert run.log["size"][-1] == max(run.log["size"]) == pytest.approx(0.2 * 2**9)
 
 
@@ -135,7 +134,7 @@ def test_layers_without_a_gradient_or_a_weight_are_left_out():
         empty.weight.zero_()
     assert [m.name for m in movable([still, empty, live])] == ["live"]
     with pytest.raises(Mismatch, match="has no gradient at any layer that may be moved"):
-        operate(movable([still]), How(), stop, Run())
+        operate(movable([still]), *HOW, stop, Run())
 
 
 def test_a_smaller_last_batch_weighs_by_its_examples():

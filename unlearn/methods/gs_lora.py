@@ -10,7 +10,7 @@ from torch import Tensor
 from unlearn.data import Batch, Split
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.bounded_lora import Keep, Sample, adapt, bounded, undecided
+from unlearn.ops.bounded_lora import Keep, Sample, Settings, adapt, bounded, undecided
 from unlearn.ops.peft_adapter import restored
 from unlearn.registry import methods
 from unlearn.runtime import Run
@@ -87,7 +87,7 @@ class GSLoRA(Method[Classifies]):
             return subject.loss(r, run.rng).mean() + self.beta * bounded(bound, gone), gone
 
         sample = Sample(data, self.share, self.batch_size, run.rng)
-        done: Classifies = adapt(subject, sample, self, terms, run)
+        done: Classifies = adapt(subject, sample, Settings.of(self), terms, run)
         return done
 
     def restore(self, subject: Classifies, state: Mapping[str, Tensor]) -> Classifies:

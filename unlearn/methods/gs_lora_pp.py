@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from unlearn.data import Batch, Split
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.bounded_lora import Keep, Prototypes, Sample, adapt, bounded, undecided
+from unlearn.ops.bounded_lora import Keep, Prototypes, Sample, Settings, adapt, bounded, undecided
 from unlearn.ops.distances import features_of
 from unlearn.ops.peft_adapter import restored
 from unlearn.registry import methods
@@ -111,7 +111,7 @@ class GSLoRAPlusPlus(Method[EmbedsClasses]):
             push = self.forget_push * bounded(self.push_bound, of_f.distance(v_f, f.y))
             return loss + push + self.retain_pull * of_r.distance(v_r, r.y), gone
 
-        done: EmbedsClasses = adapt(subject, sample, self, terms, run)
+        done: EmbedsClasses = adapt(subject, sample, Settings.of(self), terms, run)
         return done
 
     def restore(self, subject: EmbedsClasses, state: Mapping[str, Tensor]) -> EmbedsClasses:

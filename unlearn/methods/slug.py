@@ -82,7 +82,7 @@ class SLUG(Method[Prompted]):
                 found = weights(text)
                 slopes = [mean_gradients(losses(subject, p), list(found.values())) for p in (f, r)]
             layers = [Layer(n, *parts) for n, *parts in zip(found, found.values(), *slopes, strict=True)]
-            operate(pareto(layers), self, lambda: judged(subject, f, r), run)
+            operate(pareto(layers), self.first, self.tries, self.left, lambda: judged(subject, f, r), run)
         return subject
 
 

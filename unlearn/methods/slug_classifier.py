@@ -65,7 +65,7 @@ class SLUGClassifier(Method[Classifies]):
             def judge() -> tuple[float, float]:
                 return accuracy(subject, data.forget), wrong(subject, data.validation, kept)
 
-            operate(pareto(matrices or movable(layers)), self, judge, run)
+            operate(pareto(matrices or movable(layers)), self.first, self.tries, self.left, judge, run)
         return subject
 
     def _slope(
@@ -75,7 +75,8 @@ class SLUGClassifier(Method[Classifies]):
         return mean_gradients(per_example(losses, len(data), self.batch_size), list(found.values()))
 
     def _classes(self, data: Handle) -> torch.Tensor:
-        return torch.cat([b.y for b in data.batches(self.batch_size)]).unique()
+        found: torch.Tensor = torch.cat([b.y for b in data.batches(self.batch_size)]).unique()
+        return found
 
 
 @torch.inference_mode()

@@ -81,7 +81,9 @@ class SLUGEncoder(Method[Matches]):
             layers = [Layer(n, *parts) for n, *parts in zip(named, named.values(), *slopes, strict=True)]
             live = movable(layers)
             apart = [[m for m in live if is_image(m.name) == which] for which in (True, False)]
-            operate([m for tower in apart for m in pareto(tower)], self, judge, run)
+            operate(
+                [m for tower in apart for m in pareto(tower)], self.first, self.tries, self.left, judge, run
+            )
         return subject
 
     def _candidates(self, module: nn.Module) -> dict[str, nn.Parameter]:

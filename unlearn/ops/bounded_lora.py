@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.linalg import vector_norm
 
 from unlearn.data import Batch, Handle, Resident, Split, paced
+from unlearn.knobs import Declared
 from unlearn.ops.distances import class_means
 from unlearn.ops.distill import kl
 from unlearn.ops.feed_forward import chosen
@@ -29,7 +31,8 @@ Terms = Callable[[Batch, Batch], tuple[Tensor, Tensor]]
 """From a batch to be forgotten and one to be kept to the loss, without the penalty, and the mean ℓ of the first."""
 
 
-class Settings(Protocol):
+@dataclass(frozen=True, slots=True)
+class Settings:
     """How the maps are trained: fields of the same name in the methods say what they mean."""
 
     rank: int
@@ -44,6 +47,11 @@ class Settings(Protocol):
     alpha: float
     alpha_from: int
     keep: Keep
+
+    @classmethod
+    def of(cls, method: Declared) -> Self:
+        """Those of a method, which has fields of these names."""
+        return cls(**method.model_dump(include={f.name for f in fields(cls)}))
 
 
 class Sample:

@@ -48,11 +48,11 @@ def with_adapter(module: nn.Module, factors: Factors) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, at what PEFT asks it
         made: nn.Module = get_peft_model(cast(Any, module), config)
     with torch.no_grad():
-        for name, layer in made.named_modules():
-            if isinstance(layer, LoraLayer):
-                a, b = factors[plain(name)]
-                layer.lora_A["default"].weight.copy_(a)
-                layer.lora_B["default"].weight.copy_(b)
+        found: dict[str, Any] = {plain(n): m for n, m in made.named_modules() if isinstance(m, LoraLayer)}
+        for name, layer in found.items():
+            a, b = factors[name]
+            layer.lora_A["default"].weight.copy_(a)
+            layer.lora_B["default"].weight.copy_(b)
     for name, p in made.named_parameters():
         p.requires_grad_(wanted.get(plain(name), True))
     return made
@@ -69,7 +69,7 @@ def carried(module: nn.Module) -> Factors:
         return {}
     from peft.tuners.lora import LoraLayer
 
-    layers = {plain(n): m for n, m in module.named_modules() if isinstance(m, LoraLayer)}
+    layers: dict[str, Any] = {plain(n): m for n, m in module.named_modules() if isinstance(m, LoraLayer)}
     return {
         n: (m.lora_A[k].weight.detach(), m.scaling[k] * m.lora_B[k].weight.detach())
         for n, m in layers.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -98,18 +97,15 @@ def pareto(layers: Sequence[Layer]) -> list[Layer]:
     return [m for m, i, a in known if not any(j > i and b < a for _, j, b in known)]
 
 
-class Settings(Protocol):
-    """How far layers are moved: fields of the same name in the methods say what they mean."""
-
-    first: float
-    tries: int
-    left: float
-
-
 def operate(
-    front: Sequence[Layer], how: Settings, judge: Callable[[], tuple[float, float]], run: Run
+    front: Sequence[Layer],
+    first: float,
+    tries: int,
+    enough: float,
+    judge: Callable[[], tuple[float, float]],
+    run: Run,
 ) -> None:
-    """Searches a step on each layer, see `search`, and moves one: for good.
+    """Searches a step on each layer and moves one, for good; see `search` for the arguments.
 
     Of all steps that forget it is the one with the least harm, of these the least in units of ‖θ_l‖ / ‖g_f‖; where none
     forgets, the one that leaves least.
@@ -122,14 +118,12 @@ def operate(
             "the forget loss has no gradient at any layer that may be moved, so no step can be taken; choose a method that does not go by it, such as finetune"
         )
     tried = [
-        made
-        for layer in run.track(front, "unlearn")
-        for made in search(layer, how.first, how.tries, how.left, judge)
+        made for layer in run.track(front, "unlearn") for made in search(layer, first, tries, enough, judge)
     ]
 
     def rank(made: Tried) -> tuple[bool, float, float]:
         far = made.size * made.layer.importance
-        return (False, made.harm, far) if made.left <= how.left else (True, made.left, far)
+        return (False, made.harm, far) if made.left <= enough else (True, made.left, far)
 
     best = min(tried, key=rank)
     step(best.layer, best.layer.weight.detach().clone(), best.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -52,8 +51,10 @@ class DigitsClip(Scenario):
     def material(self) -> Material:
         """See `Scenario.material`."""
         found = Digits(request=self.request).clean()
-        parts = {n: captioned(getattr(found, n)) for n in ("train", "validation", "fit", "test")}
-        return replace(found, **parts, content=digest([found.content, TEMPLATES]), inputs="", surrogate=None)
+        train, held = captioned(found.train), (found.validation, found.fit, found.test)
+        validation, fit, test = map(captioned, held)
+        content = digest([found.content, TEMPLATES])
+        return Material(train, validation, fit, test, content, found.transform)
 
     def subject(self, rng: Generator) -> DualEncoder:
         """See `Scenario.subject`."""
