@@ -16,8 +16,11 @@ CHOSEN_BY_HAND = {
     "boundary-expand",
     "boundary-shrink",
     "fisher",
+    "gs-lora",
+    "gs-lora-pp",
     "influence",
     "laf",
+    "slug-classifier",
     "stochastic-teacher",
     "unsir",
 }  # on validation data, without a record; to be tuned like the others

@@ -224,3 +224,27 @@ def test_plain_peft_loads_the_folder_with_equal_outputs(tmp_path):
         found = loaded(x).logits
         torch.testing.assert_close(found, twice.module(x).logits, rtol=1e-6, atol=1e-7)
         assert not torch.allclose(found, first(x).logits, atol=1e-4)
+
+
+def test_an_adapter_goes_through_the_bench_and_comes_back_from_the_store(tmp_path):
+    from unlearn import api
+    from unlearn.ops.weights import save_like
+    from unlearn.scenario import Seeds, parse
+
+    how = GSLoRA(**SMALL, keep="adapter", share=0.2)
+    scenario = parse("digits/class=3+5,network=vit,epochs=1")
+    bench = api.bench(tmp_path / "store", "cpu")
+    first, again = (
+        api.sweep(bench, [how], scenario, [Seeds()], [api.named(["accuracy"])[0], api.named(["drop"])[0]])
+        for _ in range(2)
+    )
+    (_, one), (report, done) = first
+    assert report.costs.changed < 0.1 and any("acts beside it" in n for n in report.notes)
+    assert report.score("drop/earlier") is not None and report.score("accuracy/test_now") is not None
+    (_, kept), (_, restored) = again
+    x = torch.randn(2, 1, 8, 8)
+    for made, known in ((one, kept), (done, restored)):
+        with torch.no_grad():
+            assert torch.equal(made.module.eval()(x), known.module.eval()(x))
+    save_like(done, tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

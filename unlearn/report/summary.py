@@ -13,6 +13,8 @@ from unlearn.report import Report
 from unlearn.report.interval import t_interval
 from unlearn.score import Aim, Score
 
+FOUND = "retrieval/image-to-text/top1"
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -110,13 +112,14 @@ class Group:
 
     @property
     def forget(self) -> Cell | None:
-        """Accuracy on the forget set."""
-        return self.cell("accuracy/forget")
+        """Accuracy on the forget set; of an encoder, that of finding the text of an image."""
+        return self.cell("accuracy/forget", f"{FOUND}/forget")
 
     @property
     def held_out(self) -> Cell | None:
         """Accuracy on held-out examples of what is kept."""
-        return self.cell("accuracy/test_retain", "accuracy/test")
+        places = ("test_retain", "test")
+        return self.cell(*(f"{what}/{where}" for what in ("accuracy", FOUND) for where in places))
 
     @property
     def attack(self) -> Cell | None:
