@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Literal, Self
@@ -68,7 +68,7 @@ class Sample:
         self.forget, self.retain = (part(h, share, size, rng) for h in (data.forget, data.retain))
         self._size, self._rng = size, rng
 
-    def pairs(self) -> Any:
+    def pairs(self) -> Iterator[tuple[Batch, Batch]]:
         """One pass over the retain set, each batch beside one of the forget set, as (forget, retain)."""
         return ((f, r) for r, f in paced(self.retain, self.forget, self._size, self._rng))
 
