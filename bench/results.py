@@ -45,7 +45,19 @@ EIGHT = (
 )
 COMPLETION = ("digits-completion/class=3", "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15")
 COMPLETING = (
-    *((n, "") for n in ("retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "bad-teacher", "i2i")),
+    *(
+        (n, "")
+        for n in (
+            "retrain",
+            "none",
+            "finetune",
+            "neggrad-plus",
+            "random-labels",
+            "salun",
+            "bad-teacher",
+            "i2i",
+        )
+    ),
     *(("i2i", p) for p in ("max-loss", "noisy-label", "retain-label", "random-encoder")),
 )
 FOUR = ("none", "salun", "ssd", "duck", "scar")

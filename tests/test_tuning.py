@@ -18,9 +18,12 @@ CHOSEN_BY_HAND = {
     "datamodel-matching",
     "dm-direct",
     "fisher",
+    "gs-lora",
+    "gs-lora-pp",
     "influence",
     "laf",
     "oracle-matching",
+    "slug-classifier",
     "stochastic-teacher",
     "unsir",
 }  # on validation data, without a record; to be tuned like the others

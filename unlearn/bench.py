@@ -24,7 +24,7 @@ from unlearn.errors import Mismatch
 from unlearn.method import Method, requires
 from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
-from unlearn.patch import changed, changed_share, load_tensors, save_patch, save_tensors, weights_hash
+from unlearn.patch import changed, changed_share, load_tensors, plain, save_patch, save_tensors, weights_hash
 from unlearn.policy import Policy
 from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of, environment, file_digest, plugin_file
@@ -183,11 +183,7 @@ class Bench:
             "seed": trial.seeds.method,
             "device": self.device.type,
             "code": call_code(method, trial.original, trial.scenario),
-            **(
-                {"pool": lenders.addresses(trial, *method.wants())}
-                if (lenders := _lenders(trial, method))
-                else {}
-            ),
+            **({"pool": by.addresses(trial, *method.wants())} if (by := _lenders(trial, method)) else {}),
         }
 
     def _unlearned(self, trial: Trial, method: Method[Any], recipe: Set) -> tuple[Subject, Set]:
@@ -386,7 +382,7 @@ def _notes(original: Subject, done: Subject) -> list[str]:
     notes = []
     before, after = original.module.state_dict(), done.module.state_dict()
     moved = changed(before, after)
-    kept = before.keys() <= after.keys() - moved.keys()
+    kept = {*map(plain, before)} <= {*map(plain, after.keys() - moved.keys())}
     if kept and not moved:
         notes.append("Not one weight or buffer changed: the method did nothing.")
     elif kept:

@@ -88,8 +88,8 @@ class Evidence:
     Sets: `forget`, `retain` (training data), `fit` (held out, to fit attacks), `test` (held out, to score
     everything). Views: `audit` and `audit_fit`, the held-out examples that are distributed as the forget
     set, with which attacks compare it; where classes or a range of targets are removed, `test_forget` and
-    `test_retain`. Where training examples were spoilt on purpose there are also held-out ones spoilt in the same way,
-    see `Material.extra`.
+    `test_retain`, and `test_now` and `test_earlier` after several requests. Where training examples were spoilt on
+    purpose there are also held-out ones spoilt in the same way, see `Material.extra`.
 
     Attributes:
         subjects: `original`, `unlearned`, and where there are any `oracle`, `oracle2`, ...

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearn.audits import audit_views
 from unlearn.checks import check_labels, check_weights, probe
 from unlearn.concepts import asked, at_once
 from unlearn.data import RESIDENT_BYTES, Resident, Stream
@@ -28,7 +29,6 @@ from unlearn.scenario import (
     Seeds,
     Shelf,
     Trial,
-    audit_views,
     removed_classes,
     steps,
 )
@@ -293,12 +293,14 @@ class Pool:
 
     def draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
-        *earlier, (request, forget) = drawn(self.scenario, self.material.train.labels, seeds.draw)[: step + 1]
+        every = drawn(self.scenario, self.material.train.labels, seeds.draw)
+        *earlier, (request, forget) = every[: step + 1]
         before = torch.zeros_like(forget)
         for _, gone in () if at_once(self.scenario.request) else earlier:
             before |= gone
-        if not forget.any():
-            raise BadValue(f"{request}: all of it was forgotten by an earlier request; leave it out")
+        for each, rows in every:
+            if not rows.any():
+                raise BadValue(f"{each}: all of it was forgotten by an earlier request; leave it out")
         if (forget | before).all():
             raise BadValue(
                 f"{self.scenario.request}: this is the whole training set; nothing would be left to retain"

@@ -6,7 +6,6 @@ of what the method fits. A method that needs two names an intersection, at the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Generator, Tensor, nn
@@ -14,6 +13,7 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Batch, Handle
 from unlearn.modes import mode as mode
 from unlearn.runtime import Run
+from unlearn.runtime import mode as mode
 
 
 @runtime_checkable
@@ -81,6 +81,21 @@ class Regresses(HasLoss, Predicts, Protocol):
 
 
 @runtime_checkable
+class Matches(HasLoss, Predicts, Protocol):
+    """Brings images and texts together; outputs are how well each of the bank's `texts`, ids (M, L), fits."""
+
+    texts: Tensor
+
+    def cosines(self, batch: Batch) -> Tensor:
+        """Cosine of each image and its own text, with shape (B,)."""
+        ...
+
+    def meant(self, ids: Tensor) -> Tensor:
+        """Which texts of the bank say the same as each of some texts (N, L), as a mask of shape (N, M)."""
+        ...
+
+
+@runtime_checkable
 class Embeds(Subject, Protocol):
     """Has features: what enters the last layer."""
 
@@ -122,11 +137,7 @@ class Trains(Fresh, Protocol):
     recipe: Any
 
     def fit(self, handle: Handle, run: Run) -> None:
-        """Trains in place on the set.
-
-        Raises:
-            Mismatch: If the recipe is unknown.
-        """
+        """Trains in place on the set; raises Mismatch where the recipe is unknown."""
         ...
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.errors import BadValue, Mismatch
+from unlearn.patch import plain
 from unlearn.registry import unknown
 from unlearn.subject import mode
 
@@ -42,12 +43,17 @@ def find_head(module: nn.Module, x: Tensor) -> str:
         Mismatch: If the module has no linear layer.
     """
     names: dict[nn.Module, str] = {m: n for n, m in module.named_modules()}
-    linear = [m for m in layers(module, x) if isinstance(m, nn.Linear)]
+    linear = [m for m in layers(module, x) if isinstance(m, nn.Linear) and not of_adapter(names[m])]
     if not linear:
         raise Mismatch(
             f"{type(module).__name__} has no linear layer to take as its head; name the last layer with head='...'"
         )
-    return names[linear[-1]]
+    return plain(names[linear[-1]])
+
+
+def of_adapter(name: str) -> bool:
+    """Whether a layer of this name is a factor of an adapter of PEFT."""
+    return bool({"lora_A", "lora_B"} & set(name.split(".")))
 
 
 def blocks(module: nn.Module, x: Tensor, least: int = 5) -> dict[str, nn.Module]:
@@ -104,7 +110,7 @@ def named(module: nn.Module, name: str) -> nn.Module:
     Raises:
         UnknownName: With the nearest name.
     """
-    known: dict[str, nn.Module] = dict(module.named_modules())
+    known: dict[str, nn.Module] = {plain(n): m for n, m in module.named_modules()}
     if name not in known:
         raise unknown("layer", name, [n for n, m in known.items() if n and isinstance(m, nn.Linear)])
     return known[name]

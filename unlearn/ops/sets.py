@@ -21,3 +21,14 @@ def like_retain(ev: Evidence) -> str:
     if ev.parted:
         return "test_retain"
     return "audit" if ev.request == "random" else "test"
+
+
+def asked(ev: Evidence) -> tuple[str, str]:
+    """The examples that this request is about, and those that are kept: held out where it removes classes, else not.
+
+    Classes that earlier requests removed are neither.
+    """
+    if "test_now" in ev.views:
+        return "test_now", "test_retain"
+    removes = bool(ev.removed) and "test_earlier" not in ev.views
+    return ("test_forget", "test_retain") if removes else ("forget", "retain")

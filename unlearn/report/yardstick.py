@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unlearn.report.words import number, percent
 
@@ -117,4 +117,12 @@ ERROR = Yardstick(
     "oracle's, or the original's where there is no oracle.",
 )  # fmt: skip
 """Of values."""
-YARDSTICKS = (ACCURACY, ERROR)
+FOUND = "retrieval/image-to-text/top1"
+RETRIEVAL = replace(
+    ACCURACY, forget=f"{FOUND}/forget", held=(f"{FOUND}/test_retain", f"{FOUND}/test"),
+    names=("Accuracy of retrieval on the forget set", "held-out accuracy of retrieval"),
+    tiles=("Forgotten images whose text is found", "Held-out images whose text is found"),
+    bars="Accuracy of retrieval by set",
+)  # fmt: skip
+"""Of encoders: whether the text that belongs to an image is the nearest one."""
+YARDSTICKS = (ACCURACY, ERROR, RETRIEVAL)

@@ -19,7 +19,7 @@ from unlearn.ops.hooks import named
 from unlearn.ops.loaders import Loaded, load, loaded
 from unlearn.ops.photos import photo_patches
 from unlearn.ops.pictures import Frame
-from unlearn.ops.pretrained import load_classifier
+from unlearn.ops.pretrained import is_configuration, load_classifier
 from unlearn.ops.recipe import Function
 from unlearn.ops.tables import Columns, in_memory
 from unlearn.ops.user_file import UserFile
@@ -87,7 +87,8 @@ class Custom(Scenario):
     data sets of pairs, or tables of `datasets`; targets that are real numbers make a plain module a regressor, whose
     `unit` the file may name. The file may also define `fit(module, batches, seed)`, the
     training recipe, without which there is no oracle; `classes`, names; `groups`, the owner of each training
-    example; `transform`, applied to batches. Otherwise `model` names an image classifier of transformers.
+    example; `transform`, applied to batches. Otherwise `model` names an image classifier of transformers: a folder, also
+    one of PEFT with an adapter, a hub name, or a `config.json`, to which `weights` gives the weights.
 
     The test data must be unknown to the model: they are divided into validation data, data to fit attacks and
     data to score, so positions in the training data stay what they were.
@@ -159,6 +160,10 @@ class Custom(Scenario):
     def _from_transformers(self, columns: Columns) -> Bundle:
         if not self.data:
             raise BadValue(f"{self.model}: name the data with data=FOLDER or data=OWNER/NAME")
+        if is_configuration(self.model) and not self.weights:
+            raise BadValue(
+                f"{self.model} says how a model is built and holds no weights; name them with weights=FILE"
+            )
         found = load_classifier(self.model)
         frame = self._frame(found.frame)
         data = _aligned(load(self.data, columns, frame), found.classes)

@@ -193,6 +193,23 @@ def check_classifies(make: Make) -> None:
     demand(found == subject.classes, f"outputs have {found} columns, but classes is {subject.classes}")
 
 
+def check_matches(make: Make) -> None:
+    """Each text of the bank says what it says itself, there is an output for each, and cosines are cosines."""
+    subject, data = make()
+    batch = next(data.batches(4))
+    demand(
+        bool(subject.meant(subject.texts).diagonal().all()),
+        "meant() denies that a text of the bank says the same as itself",
+    )
+    with torch.no_grad(), mode(subject.module, train=False):
+        cosines, outputs = subject.cosines(batch), subject.outputs(batch)
+    _per_example(cosines, batch, "cosines()")
+    demand(bool((cosines.abs() <= 1 + 1e-4).all()), "cosines() gives more than 1; divide by both norms")
+    demand(
+        outputs.shape[1] == len(subject.texts), "outputs() does not give one score for each text of the bank"
+    )
+
+
 def check_layers(make: Make) -> None:
     """Layers are modules of the subject that own weights, each once."""
     subject, handle = make()
@@ -331,6 +348,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "outputs": (verbs.Predicts, check_outputs),
     "features": (verbs.Embeds, check_features),
     "classifies": (verbs.Classifies, check_classifies),
+    "matches": (verbs.Matches, check_matches),
     "layers": (verbs.Layers, check_layers),
     "fresh": (verbs.Fresh, check_fresh),
     "fit": (verbs.Trains, check_fit),

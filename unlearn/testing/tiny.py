@@ -288,7 +288,9 @@ def _clip() -> Specimen:
     bank = torch.tensor([_prompt(c) for c in range(CLASSES)])
     anchors = torch.tensor([_prompt(10), _prompt(11), _prompt(12)])
     recipe = SGD(epochs=1, lr=0.01, batch_size=4)
-    return Specimen(DualEncoder(_clip_net().eval(), bank, anchors, recipe, _clip_net), _prompted_sets())
+    return Specimen(
+        DualEncoder(_clip_net().eval(), bank, anchors, recipe=recipe, build=_clip_net), _prompted_sets()
+    )
 
 
 def _llama() -> nn.Module:
