@@ -277,19 +277,9 @@ class ForgetSequence(Request):
 
 
 KINDS: dict[str, type[Request]] = {
-    c.kind: c
-    for c in (
-        ForgetClass,
-        ForgetSubclass,
-        ForgetRandom,
-        ForgetIndices,
-        ForgetGroup,
-        ForgetConcept,
-        ForgetRange,
-        *SPOILT.values(),
-        ForgetSequence,
-    )
-}
+    c.kind: c for c in (ForgetClass, ForgetSubclass, ForgetRandom, ForgetIndices, ForgetGroup, ForgetConcept, ForgetRange,
+                        *SPOILT.values(), ForgetSequence)
+}  # fmt: skip
 
 
 def parse(text: str) -> Request:

@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from unlearn.errors import BadValue, OutOfMemory, OutOfTime
 
@@ -106,21 +105,6 @@ class Run:
             yield task
         finally:
             self.progress.stop(task)
-
-
-@contextmanager
-def mode(module: nn.Module, *, train: bool) -> Iterator[None]:
-    """Puts every submodule into train or evaluation mode, and back as it was afterwards.
-
-    In train mode batch norm uses batch statistics and moves its running ones.
-    """
-    before = [(m, m.training) for m in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for m, flag in before:
-            m.training = flag
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Batch, Handle
 from unlearn.modes import mode as mode
 from unlearn.runtime import Run
-from unlearn.runtime import mode as mode
 
 
 @runtime_checkable

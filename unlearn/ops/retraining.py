@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle, Split
 from unlearn.errors import Mismatch
@@ -39,6 +39,10 @@ class Sample:
             left -= len(batch.index)
             if left <= 0:
                 return
+
+    def only(self, ids: Tensor) -> Sample:
+        """See `Handle.only`."""
+        return Sample(self.of.only(ids), self.n, self.rng)
 
 
 def convolutions(module: nn.Module, method: str) -> dict[str, nn.Conv2d]:
