@@ -15,6 +15,7 @@ from unlearn.crowds import Crowds
 from unlearn.data import Split
 from unlearn.errors import BadValue, Mismatch, SealedError
 from unlearn.methods.datamodel_matching import DatamodelMatching
+from unlearn.methods.dm_direct import DMDirect
 from unlearn.methods.finetune import FineTune
 from unlearn.methods.oracle_matching import OracleMatching
 from unlearn.pool import Pool
@@ -24,6 +25,7 @@ from unlearn.report.summary import groups
 from unlearn.runtime import Run
 from unlearn.scenario import Seeds, parse
 from unlearn.store import Store, address, read_json
+from unlearn.subject import mode
 
 pytestmark = pytest.mark.xdist_group("crew")
 CPU = torch.device("cpu")
@@ -208,6 +210,22 @@ def test_models_that_nobody_can_train_are_refused(tmp_path):
     ) as err:
         Bench(Store(tmp_path), CPU).execute(trial, OracleMatching(), [])
     assert "finetune" in str(err.value) and "datamodel-matching" not in str(err.value).split("one of")[1]
+
+
+def test_what_is_served_comes_back_from_the_store_with_its_models(ran):
+    """No model is trained again, and the answers are the same bit for bit."""
+    on, _, _ = ran
+    asked = DMDirect(models=4), parse(SMALL), [Seeds()], api.named(["accuracy", "collapse"])
+    ((report, first),) = api.sweep(on, [asked[0]], *asked[1:])
+    before = {e.address for e in on.store.entries("trained")}
+    ((again, second),) = api.sweep(on, [asked[0]], *asked[1:3], api.named(["accuracy"]))
+    batch = next(Pool(parse(SMALL), on.store, CPU).trial(Seeds()).handles["test"].batches(16))
+    with torch.no_grad(), mode(first.module, train=False), mode(second.module, train=False):
+        assert torch.equal(first.outputs(batch), second.outputs(batch))
+        assert not torch.equal(first.outputs(batch), first.original.outputs(batch))
+    assert {e.address for e in on.store.entries("trained")} == before
+    assert report.costs.read.keys() == {"forget", "pool"} and again.costs == report.costs
+    assert any("What is served rests on these models" in n for n in report.notes)
 
 
 def test_a_plan_counts_what_is_lent(tmp_path, monkeypatch):

@@ -235,7 +235,8 @@ class Bench:
             "changed": share,
             "log": {k: [v if math.isfinite(v) else None for v in vs] for k, vs in run.log.items()},
             "made": _made(done),
-            **({"pool": len(split.pool), "pool_seconds": split.pool.seconds} if "pool" in counts else {}),
+            "notes": _lent(split.pool, method) if "pool" in counts else [],
+            "pool_seconds": split.pool.seconds if "pool" in counts else None,
         }
 
     def _report(
@@ -248,7 +249,7 @@ class Bench:
         scores: list[Score] = []
         for metric in progress.track(metrics, "evaluate"):
             scores += metric.score_of(ev)
-        costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made", "pool")})
+        costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made", "notes")})
         weights = recipe["weights"]
         pictures = figures.collect(ev, self.show_forgotten, metrics)
         plan = {}
@@ -257,7 +258,7 @@ class Bench:
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
             weights=weights, figures=pictures, log=info["log"], plan=plan,
-            notes=(*trial.notes, *_lent(info), *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
+            notes=(*trial.notes, *info["notes"], *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
@@ -368,12 +369,12 @@ def _origin(method: Method[Any]) -> list[str]:
     return [f"{method.name}: {told.replace('RECONSTRUCTED', 'reconstructed', 1)}"] if told else []
 
 
-def _lent(info: Set) -> list[str]:
+def _lent(pool: Peers, method: Method[Any]) -> list[str]:
     """What a reader must know of models that a method was lent."""
-    if "pool" not in info:
-        return []
+    served = "What is served rests on these models, and the original beside them is as it was: whoever holds it still has everything."
     return [
-        f"The method was lent {info['pool']} models of its own, which took {info['pool_seconds']:.1f} s to train; they are the same for every seed of this request, and none of them is on display or judges it."
+        f"The method was lent {len(pool)} models of its own, which took {pool.seconds:.1f} s to train and have the same seeds in every run; none of them is on display or judges it.",
+        *([served] if method.beside() else []),
     ]
 
 

@@ -18,7 +18,7 @@ from unlearn.registry import methods
 from unlearn.runtime import Run
 from unlearn.subject import Predicts, mode
 
-SOURCE = "authors' {}, CIFAR-10, ResNet-9; of 1,000 to 20,000 models the fewest"
+SOURCE = "authors' {}, CIFAR-10, ResNet-9; the fewest of 1,000 to 20,000 models"
 
 
 @methods.register("datamodel-matching")
@@ -48,11 +48,10 @@ class DatamodelMatching(Method[Predicts]):
         Georgiev et al., 2024, Attribute-to-delete: machine unlearning via datamodel matching, arXiv:2410.23232
 
     Differences from the authors' released code:
-        Theirs reads A from a file, by a regression with LASSO; ours estimates it, by default by a difference of means.
+        Theirs reads A from a file, and how that was made is not in the code that was read; ours estimates it.
         Targets are computed once and in single precision, where theirs come anew at every step under automatic mixed
         precision. Own entries alone are an option of their DM-direct. Their other optimisers and the cross-entropy to
-        probabilities are left out. The retain examples are
-        drawn by the run's seed; theirs always with 42.
+        probabilities are left out. The retain examples are drawn by the run's seed; theirs always with 42.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x", "pool"})
@@ -73,6 +72,10 @@ class DatamodelMatching(Method[Predicts]):
         ),
     }  # fmt: skip
 
+    expected_failures: ClassVar = {
+        "class": "What an example adds to itself says nothing of its class, and 32 models tell nothing reliable of a sum over one."
+    }
+
     models: int = knob(32, "models on random halves, an even number", ge=4)
     attribution: str = knob("difference", "how A is estimated: difference, ridge, or FILE.py:FUNCTION")
     entries: Literal["all", "own"] = knob(
@@ -81,7 +84,7 @@ class DatamodelMatching(Method[Predicts]):
     penalty: float = knob(1.0, "of ridge, in mean square lengths of a row of who saw what", gt=0)
     scale: float = knob(1.0, "how much κ of the predicted change is asked for", gt=0, search=(0.1, 2.0))
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
-    epochs: int = knob(20, "passes", ge=1, search=(2, 40))
+    epochs: int = knob(10, "passes", ge=1, search=(2, 40))
     batch_size: int = knob(64, "examples in a step", ge=1)
     forget_times: float = knob(1.0, "how often m_f a pass has each forget example", ge=0, search=(1.0, 5.0))
     retain_times: float = knob(20.0, "retain examples m_r for each forget example", gt=0, search=(1.0, 20.0))
