@@ -31,7 +31,7 @@ CIFAR = "cifar10/class={c},network=resnet20,normalise=imagenet,limit={limit},tes
 RANGES = {
     "diabetes-range": "diabetes/range=25:80",
     "california-range": "california-housing/range=0:1",
-    "sts-range": "sts/range=0:2,limit=3000",
+    "sts-range": "sts/range=0:2,limit=1200,width=32,length=16,epochs=15",
 }
 EIGHT = (
     "retrain",

@@ -457,9 +457,18 @@ def test_the_rules_name_the_thresholds_of_both_kinds():
 def test_pages_show_errors_and_no_shares():
     found = [judged(seed=k, forget=58.0 + k) for k in (0, 1)]
     page, text = html.render(found), markdown.render(found)
-    assert "Error on forgotten examples" in page and "Mean absolute error by set, points" in page
+    assert (
+        "Error on forgotten examples, points" in page
+        and "Held-out error, points" in page
+        and "Mean absolute error by set, points" in page
+    )
     assert "answered correctly" not in page and "answered correctly" not in text
     assert "58.5 ± " in text and "points" in text
+
+
+def test_an_error_below_one_is_no_share_of_anything():
+    cell = groups([judged(forget=0.5)])[0].forget
+    assert cell.value == 0.5 and html.strip(cell) is None
 
 
 def test_a_run_on_diabetes_is_judged_beside_its_oracle(tmp_path):

@@ -164,7 +164,9 @@ def _levels(group: Group, sets: dict[str, dict[str, float]], key: str) -> draw.P
 
 
 def strip(cell: Cell) -> Data | None:
-    """Positions in per cent of a score's values on a line from 0 to 1, or None where one lies outside."""
+    """Positions in per cent of a score's values on a line from 0 to 1, or None where one lies outside or has a unit."""
+    if cell.score.unit:
+        return None
     marks = {"original": cell.original, "oracle": cell.reference, "unlearned": cell.value}
     known = {who: round(100 * v, 2) for who, v in marks.items() if v is not None}
     if "unlearned" not in known or any(not 0 <= v <= 100 for v in known.values()):
@@ -187,7 +189,8 @@ def _lead(group: Group) -> str:
 
 def _tiles(group: Group) -> list[Data]:
     """The few numbers to look at first."""
-    by = group.yardstick
+    by, unit = group.yardstick, group.forget.score.unit if group.forget else ""
+    first, second = (f"{name}, {unit}" if unit else name for name in by.tiles)
     named = [
         ("Drawings of the concept that show another", group.cell("erasure/ua"), _per_cent),
         ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), _per_cent),
@@ -196,8 +199,8 @@ def _tiles(group: Group) -> list[Data]:
         ("Error in forgotten images", group.cell("completion/mse/forget"), number),
         ("Forgotten images that a judge recognises", group.cell("completion-accuracy/forget"), _per_cent),
         ("Error in held-out images of the rest", completion.held_out(group), number),
-        (by.tiles[0], group.forget, by.short),
-        (by.tiles[1], group.held_out, by.short),
+        (first, group.forget, by.short),
+        (second, group.held_out, by.short),
         ("Membership attack, AUC", group.attack, number),
     ]
     tiles = [

@@ -32,7 +32,7 @@ class CaliforniaHousing(Table):
     """
 
     default_request: ClassVar[str] = "range=0:1"
-    unit: ClassVar[str] = "100,000 $"
+    unit: ClassVar[str] = "× 100,000 $"
     data: str = knob("", "a table of the census as CSV, or a folder with one; empty to fetch scikit-learn's")
     width: int = knob(64, "units in each hidden layer", ge=1)
     epochs: int = knob(15, "training epochs of original and oracle", ge=1)
