@@ -17,6 +17,7 @@ from unlearn.pool import Pool
 from unlearn.request import parse as request
 from unlearn.scenario import Seeds
 from unlearn.scenarios.custom import Custom
+from unlearn.sources import Pixels
 from unlearn.store import Store
 from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
@@ -168,6 +169,9 @@ def test_a_configuration_says_how_to_build_and_needs_weights(tmp_path, pictures)
     with torch.no_grad(), mode(found.module, train=False):
         assert torch.equal(found.module(x).logits, model(x).logits)
     assert asked.material().train.labels.classes == ("red", "green", "blue")
+    assert load_classifier(where).pixels == Pixels((0.0,) * 3, (1.0,) * 3), (
+        "nothing says that pixels are normalised"
+    )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, pictures):

@@ -113,7 +113,13 @@ def test_the_first_step_is_adams_on_the_loss_that_the_docstring_has():
     """B is zero at first, so that A has the gradient of the penalty alone; Adam's first step is lr · sign, after decay."""
     s, run, size = subject(), Run(), 48
     kept = copy.deepcopy(s)
-    how = GSLoRA(**{**SMALL, "batch_size": size, "lr": 1e-3, "lr_end": 1e-3}, beta=0.3, alpha=0.1, bound=50.0)
+    how = GSLoRA(
+        **{**SMALL, "batch_size": size, "lr": 1e-3, "lr_end": 1e-3},
+        beta=0.3,
+        alpha=0.1,
+        alpha_from=0,
+        bound=50.0,
+    )
     done, d = how.unlearn(s, split(), run), split()
     maps = beside(kept.module, [kept.module.blocks[0].fc1], 2, torch.Generator().manual_seed(0))
     up = torch.zeros(32, 2, requires_grad=True)
@@ -138,7 +144,7 @@ def test_what_is_forgotten_falls_and_what_is_kept_stays():
             s.loss(b).mean().backward()
             opt.step()
     assert accuracy(s, d.validation) == 1
-    done = GSLoRA(**{**SMALL, "epochs": 12}, beta=1.0).unlearn(s, d, Run())
+    done = GSLoRA(**{**SMALL, "epochs": 12}, beta=1.0, lr=1e-2).unlearn(s, d, Run())
     assert accuracy(done, d.forget) == 0 and accuracy(done, d.retain) > 0.9
 
 
@@ -238,8 +244,8 @@ def test_an_adapter_goes_through_the_bench_and_comes_back_from_the_store(tmp_pat
         api.sweep(bench, [how], scenario, [Seeds()], [api.named(["accuracy"])[0], api.named(["drop"])[0]])
         for _ in range(2)
     )
-    (_, one), (report, done) = first
-    assert report.costs.changed < 0.1 and any("acts beside it" in n for n in report.notes)
+    (before, one), (report, done) = first
+    assert report.costs.changed < 0.1 and any("acts beside it" in n for n in before.notes)
     assert report.score("drop/earlier") is not None and report.score("accuracy/test_now") is not None
     (_, kept), (_, restored) = again
     x = torch.randn(2, 1, 8, 8)

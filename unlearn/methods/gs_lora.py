@@ -43,7 +43,8 @@ class GSLoRA(Method[Classifies]):
         BND is 2 ln C, twice the loss of a model that knows nothing, where theirs is 105 to 110, of the order of the
         losses of a CosFace head: in the presets. A request of several is served with one β, where their scripts give
         one to each task. They keep the model with the best H-mean on test data; here it is the last one. The step
-        size falls after every step. A network that is no transformer gets maps beside every linear layer.
+        size falls as a cosine, here with every step. A network that is no transformer gets maps beside every linear
+        layer. The presets are those of their later scripts without prototypes, see gs-lora-pp.
     """
 
     presets: ClassVar = {

@@ -45,6 +45,9 @@ class SLUGClassifier(Method[Classifies]):
     presets: ClassVar = {
         "paper": Preset("authors' search on CLIP", {"first": 0.1, "tries": 10, "left": 0.0, "batch_size": 16})
     }
+    expected_failures: ClassVar = {
+        "class": "It stops at the shortest step after which every forgotten example is wrong, and the attack still tells these from examples never seen.",
+    }
 
     first: float = knob(0.1, "first step, in units of ‖θ‖ / ‖g_f‖", gt=0, search=(0.01, 1.0))
     tries: int = knob(10, "steps that are tried on each layer", ge=1, search=(5, 20))

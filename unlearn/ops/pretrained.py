@@ -61,7 +61,8 @@ def load_classifier(where: str) -> Pretrained:
         ) from err
     config: Any = module.config
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    frame, pixels = image_input(config, _processor(_origin(module) or where))
+    beside = str(Path(where).parent) if is_configuration(where) else _origin(module)
+    frame, pixels = image_input(config, _processor(beside))
     return Pretrained(module, names, frame, pixels)
 
 
