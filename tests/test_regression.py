@@ -10,6 +10,7 @@ from reports import SALUN, report, score
 from sklearn.datasets import load_diabetes
 
 from unlearn import api
+from unlearn.audits import audit_views
 from unlearn.errors import BadData, BadValue, UnlearnError
 from unlearn.ops.columns import standardised, strata
 from unlearn.pool import Pool
@@ -17,7 +18,7 @@ from unlearn.report import html, markdown
 from unlearn.report.summary import groups
 from unlearn.report.verdict import criteria, judge, verdict
 from unlearn.request import Labels, parse, request_dict, request_from
-from unlearn.scenario import Seeds, audit_views
+from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
 from unlearn.scenarios.sts import HASHED, hashed
 from unlearn.store import Store

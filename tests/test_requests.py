@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 
+from unlearn.audits import audit_views
 from unlearn.errors import BadValue, UnknownName, UnlearnError
 from unlearn.ops.division import part, pick
 from unlearn.pool import Pool
 from unlearn.request import KINDS, ForgetSequence, Labels, parse, request_dict, request_from
-from unlearn.scenario import Seeds, audit_views, removed_classes
+from unlearn.scenario import Seeds, removed_classes
 from unlearn.scenario import parse as scenario
 from unlearn.scenarios.cifar100 import COARSE, COARSE_OF_FINE, FINE, SUPERCLASSES
 from unlearn.sources import Arrays
