@@ -52,9 +52,10 @@ class S3T(Method[Sliced]):
             Exhausted: If nothing is left that never learned from these slices.
         """
         ids = torch.cat([f.index for f in data.forget.batches(512)])
+        trained = any(map(len, subject.slices()))
         subject.drop(ids)
         left = subject.left()
-        if not left.any():
+        if trained and not left.any():
             raise Exhausted(
                 f"s3t: each of {left.numel()} orders in {len(left)} shards begins with a slice of which examples were deleted ({len(ids)} now), so nothing is left that may be used; retrain the model without them, or train the missing stages with sisa"
             )

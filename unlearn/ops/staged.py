@@ -151,12 +151,16 @@ class Staged(nn.Module):
     def drop(self, ids: Tensor) -> None:
         """Switches off, and erases, every stage that was trained on an example of the slices that hold these.
 
+        An untrained system has nothing to erase.
+
         Args:
             ids: Ids of examples, with shape (n,).
 
         Raises:
             BadValue: If the system never saw one of them, or it was dropped before.
         """
+        if not len(self.ids) and not self.alive.any():  # untrained
+            return
         ids = ids.to(self.ids.device)
         strange = ids[~torch.isin(ids, self.ids)]
         if len(strange):
