@@ -80,6 +80,7 @@ class Bench:
         results: list[tuple[Report, Subject]] = []
         previous: Model | None = None
         started, n = time.perf_counter(), len(steps(pool.scenario.request))
+        self._check_verbs(pool.template if pool.given is None else pool.given, method)
         for step in range(n):
             trial = pool.trial(seeds, step, previous, oracles)
             if self.planned is not None and step == n - 1:
@@ -146,13 +147,7 @@ class Bench:
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
-        need, subject = requires(type(method)), trial.original
-        if not isinstance(subject, need):
-            fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
-            advice = f"; {method.advice}" if method.advice else ""
-            raise Mismatch(
-                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{advice}. Methods for this subject: {', '.join(fit)}"
-            )
+        self._check_verbs(trial.original, method)
         for name in sorted({r.partition(".")[0] for r in method.reads()} - _there(trial)):
             if name == "pool":
                 raise Mismatch(
@@ -160,6 +155,15 @@ class Bench:
                 )
             raise Mismatch(
                 f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose a scenario that has them, or one of {', '.join(_fitting(trial))}"
+            )
+
+    def _check_verbs(self, subject: Subject, method: Method[Any]) -> None:
+        need = requires(type(method))
+        if not isinstance(subject, need):
+            fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
+            advice = f"; {method.advice}" if method.advice else ""
+            raise Mismatch(
+                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{advice}. Methods for this subject: {', '.join(fit)}"
             )
 
     def _before(self, trial: Trial, metrics: Sequence[Metric]) -> tuple[str, ...]:

@@ -163,6 +163,17 @@ def test_more_slices_than_layers_are_refused():
         system(Plan(2, rotations(4, 4), layered=True))
 
 
+@pytest.mark.parametrize("orders", [(), ((0, 2),), ((0, 1), (0, 1)), ((0, 1), (0, 1, 2)), ((1, 2),)])
+def test_orders_must_be_different_orders_of_the_same_slices(orders):
+    with pytest.raises(BadValue, match="orders must be different orders of the same slices"):
+        Plan(2, orders)
+
+
+def test_a_system_needs_a_shard():
+    with pytest.raises(BadValue, match="at least one shard, got 0"):
+        Plan(0, ((0, 1),))
+
+
 def vit(layers=12):
     from transformers import ViTConfig, ViTForImageClassification
 

@@ -60,11 +60,13 @@ class Record(nn.Module):
         self.skipped = torch.cat(list(skipped)).unique() if skipped else self.skipped[:0]
 
     def steps_with(self, ids: Tensor) -> Tensor:
-        """Numbers of the recorded steps whose batch held one of these examples, in order.
+        """Numbers of the recorded steps whose batch held one of these examples, in order; none of an untrained model.
 
         Raises:
             BadValue: If one of them was in no batch, or in one that was not recorded.
         """
+        if not (len(self.deltas) or len(self.skipped)):  # untrained
+            return ids.new_zeros(0)
         ids = ids.to(self.batches.device)
         lost, strange = ids[torch.isin(ids, self.skipped)], ids[~torch.isin(ids, self.batches)]
         for found, why in (

@@ -31,6 +31,9 @@ class Plan:
         layered: Whether each stage trains one group of layers and the classifier, as in S3T; else all, as in SISA.
         rank: Of the low-rank maps in the layers of a transformer.
         vote: What is combined over the shards: the mean of their probabilities or of their logits, or one vote each.
+
+    Raises:
+        BadValue: If there is no shard, or the orders are not different orders of the same slices.
     """
 
     shards: int
@@ -38,6 +41,19 @@ class Plan:
     layered: bool = False
     rank: int = 16
     vote: Vote = "probabilities"
+
+    def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise BadValue(f"a system needs at least one shard, got {self.shards}")
+        slices = list(range(len(self.orders[0]) if self.orders else 0))
+        if (
+            not slices
+            or len(set(self.orders)) < len(self.orders)
+            or any(sorted(o) != slices for o in self.orders)
+        ):
+            raise BadValue(
+                f"orders must be different orders of the same slices, numbered from 0, such as those of unlearn.ops.orders.rotations; got {self.orders}"
+            )
 
     @property
     def slices(self) -> int:
@@ -151,12 +167,16 @@ class Staged(nn.Module):
     def drop(self, ids: Tensor) -> None:
         """Switches off, and erases, every stage that was trained on an example of the slices that hold these.
 
+        An untrained system has nothing to erase.
+
         Args:
             ids: Ids of examples, with shape (n,).
 
         Raises:
             BadValue: If the system never saw one of them, or it was dropped before.
         """
+        if not len(self.ids) and not self.alive.any():  # untrained
+            return
         ids = ids.to(self.ids.device)
         strange = ids[~torch.isin(ids, self.ids)]
         if len(strange):

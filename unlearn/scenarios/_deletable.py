@@ -18,6 +18,7 @@ from unlearn.subjects.recorded_classifier import RecordedClassifier
 from unlearn.subjects.sliced_classifier import SlicedClassifier
 
 FORMS = "sisa:5x4 (5 shards of 4 slices, with :votes where each shard has one vote), s3t:5x4 or s3t:5x4x2 (in 2 orders), updates or updates:3:17 (of batches with examples 3 and 17), or nothing"
+MOST = 1000  # slices of a system
 _SISA = re.compile(r"sisa:(\d+)x(\d+)(:votes)?")
 _UPDATES = re.compile(r"updates((?::\d+)*)")
 _S3T = re.compile(r"s3t:(\d+)x(\d+)(?:x(\d+))?")
@@ -72,6 +73,10 @@ class Deletable(Scenario):
         shards, slices = int(found[1]), int(found[2])
         if not (shards and slices):
             raise self._unread()
+        if shards * slices > MOST:
+            raise BadValue(
+                f"{self.name}: deletable={self.deletable} asks for {shards * slices} slices, each of which is kept; ask for at most {MOST}"
+            )
         return shards, slices
 
     def _unread(self) -> BadValue:
