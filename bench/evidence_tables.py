@@ -130,7 +130,13 @@ def table(name):
         Report.load(p) for m in METHODS for s in whole if (p := folder / f"{m}-seed-{s}.json").exists()
     ]
     if not reports:
-        return [f"## {name}", "", "Not run yet."]
+        return [
+            f"## {name}",
+            "",
+            f"`{PLACES[name].format(data='data/fashion_mnist')}`",
+            "",
+            *(listed(folder) or ["Not run yet."]),
+        ]
     found = groups(reports)
     chosen = [next((n for n in names if found[0].cell(n)), names[0]) for names in SHOWN]
     cells = {g.label: [g.cell(n) for n in chosen] for g in found}
@@ -147,18 +153,24 @@ def table(name):
              f"[evidence/{name}/](evidence/{name}/).", "",
              *(f"| {' | '.join(r)} |" for r in rows[:1]), f"|---|---|---|{'---:|' * len(chosen)}",
              *(f"| {' | '.join(r)} |" for r in rows[1:])]  # fmt: skip
-    for path in sorted(folder.glob("*.plan.json")):
-        asked = json.loads(path.read_text())
-        lines.append(
-            f"\n{path.name.partition('.')[0]}: planned to take {asked['seconds'] / 60:.0f} minutes, not run."
-        )
     return [
         *lines,
         "",
+        *listed(folder),
         "```sh",
         *dict.fromkeys(f"{command(g.first)} --seeds {len(g.reports)}" for g in found),
         "```",
     ]
+
+
+def listed(folder):
+    """Methods that were planned to take too long."""
+    found = {p.name.partition(".")[0]: json.loads(p.read_text()) for p in sorted(folder.glob("*.plan.json"))}
+    if not found:
+        return []
+    rows = [f"| {n} | {a['seconds'] / 60:.0f} |" for n, a in found.items()]
+    return [f"Planned above {LONGEST / 60:.0f} minutes on two cores, and so not run; minutes by plan:", "", "| method | minutes |",
+            "|---|---:|", *rows, ""]  # fmt: skip
 
 
 def criteria(reports):
