@@ -101,6 +101,10 @@ def _compared(group: Group, forget: Cell, kept: Cell) -> Judgement:
             "Before unlearning the model was as close to the oracle, so these scores cannot show that anything was forgotten."
         )
     said.append(("The rest suffered: " if spared == "above" else "") + _utility(kept))
+    if (forget.doubt or 0.0) > FORGET_WITHIN * _of(forget.reference):
+        said.append(
+            f"With so few data or seeds, the distance of the first error from the oracle's is known only to ± {number(forget.doubt)}."
+        )
     return Judgement(kind, words, " ".join(s for s in said if s))
 
 

@@ -83,14 +83,9 @@ class ClassToImage:
         return out
 
     def encoder(self) -> list[nn.Module]:
-        """All modules but those on the way up and behind it."""
-        behind = {
-            m
-            for n in UP
-            for part in [dict(self.module.named_children()).get(n)]
-            if part
-            for m in part.modules()
-        }
+        """All modules but those on the way up and behind it, the embeddings of time and class among them."""
+        parts = dict(self.module.named_children())
+        behind = {m for name in UP if name in parts for m in parts[name].modules()}
         return [m for m in self.module.modules() if m not in behind]
 
     def depths(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:

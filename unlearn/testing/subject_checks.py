@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from unlearn import filling
 from unlearn import subject as verbs
 from unlearn.data import Batch, Handle
 from unlearn.registry import offers, protocol, protocols, subjects
@@ -321,6 +322,24 @@ def check_generates(make: Make) -> None:
         demand(not torch.equal(a, c), "sample does not depend on rng")
 
 
+def check_encodes(make: Make) -> None:
+    """What is represented are the features, and it has a gradient to the encoder's weights alone."""
+    subject, handle = make()
+    batch = next(handle.batches(2))
+    with mode(subject.module, train=False):
+        z = subject.represent(batch.x)
+        demand(
+            torch.equal(z, subject.features(batch)), "represent(x) is not what features gives for the same x"
+        )
+        z.sum().backward()
+    inside = {p for m in subject.encoder() for p in m.parameters(recurse=False)}
+    reached = {n for n, p in subject.module.named_parameters() if p.grad is not None and p not in inside}
+    demand(
+        not reached, f"represent(x) depends on {', '.join(sorted(reached))}, which encoder() does not hold"
+    )
+    demand(bool(inside), "encoder() holds no weights; name a decoder behind the first weights")
+
+
 def check_next_token(make: Make) -> None:
     """Logits for each position, which no later token influences."""
     subject, handle = make()
@@ -357,6 +376,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "adapts": (verbs.Adapts, check_adapts),
     "attends": (verbs.Attends, check_attends),
     "generates": (verbs.Generates, check_generates),
+    "encodes": (filling.Encodes, check_encodes),
     "next-token": (verbs.NextToken, check_next_token),
 }
 """Each check beside the protocol for which it is meant."""
