@@ -158,12 +158,10 @@ class Bench:
             )
 
     def _check_verbs(self, subject: Subject, method: Method[Any]) -> None:
-        need = requires(type(method))
-        if not isinstance(subject, need):
+        if not isinstance(subject, need := requires(type(method))):
             fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
-            advice = f"; {method.advice}" if method.advice else ""
             raise Mismatch(
-                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{advice}. Methods for this subject: {', '.join(fit)}"
+                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{'; ' * bool(method.advice)}{method.advice}. Methods for this subject: {', '.join(fit)}"
             )
 
     def _before(self, trial: Trial, metrics: Sequence[Metric]) -> tuple[str, ...]:
@@ -339,9 +337,8 @@ def _there(trial: Trial) -> set[str]:
 def _fitting(trial: Trial) -> list[str]:
     """Names of the methods that need no more than a trial has."""
     there = _there(trial)
-    known = {n: methods.get(n) for n in methods.names()}
-    fits = {n for n, cls in known.items() if isinstance(trial.original, requires(cls))}
-    return [n for n in sorted(fits) if {r.partition(".")[0] for r in known[n]().reads()} <= there]
+    fits = [m for n in methods.names() if isinstance(trial.original, requires(m := methods.get(n)))]
+    return sorted(m.name for m in fits if {r.partition(".")[0] for r in m().reads()} <= there)
 
 
 def _made(done: Subject) -> str:
