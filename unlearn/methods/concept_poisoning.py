@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ class ConceptPoisoning(Method[EmbedsClasses]):
     Differences from the authors' released code:
         No code for images was found.
     """
+
+    expected_failures: ClassVar = {
+        "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
+    }
 
     lr: float = knob(0.02, "step size η of SGD", gt=0, search=(1e-3, 0.1))
     epochs: int = knob(5, "largest number of passes over forget and retain set", ge=1, search=(1, 10))
