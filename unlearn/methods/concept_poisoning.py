@@ -63,6 +63,7 @@ class ConceptPoisoning(Method[EmbedsClasses]):
 
     expected_failures: ClassVar = {
         "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
+        "noisy": "Targets by concept leave memorised labels a loss that is lower than that of wrong labels never seen, and the rest suffers.",
     }
 
     lr: float = knob(0.02, "step size η of SGD", gt=0, search=(1e-3, 0.1))

@@ -58,6 +58,10 @@ class OracleMatching(Method[Predicts]):
         ),
     }  # fmt: skip
 
+    expected_failures: ClassVar = {
+        "noisy": "It copies the oracles' answers to within an error that the attack still tells from examples never seen.",
+    }
+
     models: int = knob(2, "retrained models K", ge=1)
     lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))
     epochs: int = knob(10, "passes", ge=1, search=(2, 40))
