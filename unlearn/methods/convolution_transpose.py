@@ -16,11 +16,11 @@ from unlearn.ops.retraining import convolutions, repair
 from unlearn.ops.steps import sgd
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import HasLoss
+from unlearn.subject import Classifies
 
 
 @methods.register("convolution-transpose")
-class ConvolutionTranspose(Method[HasLoss]):
+class ConvolutionTranspose(Method[Classifies]):
     """Transposes every kernel of a convolution and fine-tunes on retain (reconstructed).
 
     K_oi ← K_oiᵀ for each output channel o and input channel i of every two-dimensional convolution, and then
@@ -52,7 +52,7 @@ class ConvolutionTranspose(Method[HasLoss]):
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
     weight_decay: float = knob(5e-4, "L2 penalty", ge=0)
 
-    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+    def unlearn(self, subject: Classifies, data: Split, run: Run) -> Classifies:
         """See `Method.unlearn`.
 
         Raises:

@@ -17,11 +17,11 @@ from unlearn.ops.steps import sgd
 from unlearn.ops.verbs import normal
 from unlearn.registry import methods
 from unlearn.runtime import Run
-from unlearn.subject import HasLoss
+from unlearn.subject import Classifies
 
 
 @methods.register("masked-small-gradients")
-class MaskedSmallGradients(Method[HasLoss]):
+class MaskedSmallGradients(Method[Classifies]):
     """Draws anew the kernels' weights of small gradient and repairs on retain (reconstructed).
 
     With sums over batches of the gradients of mean losses on the forget set and on as many retain examples,
@@ -65,7 +65,7 @@ class MaskedSmallGradients(Method[HasLoss]):
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
     weight_decay: float = knob(5e-4, "L2 penalty", ge=0)
 
-    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+    def unlearn(self, subject: Classifies, data: Split, run: Run) -> Classifies:
         """See `Method.unlearn`.
 
         Raises:
@@ -89,7 +89,7 @@ class MaskedSmallGradients(Method[HasLoss]):
                 hook.remove()
         return subject
 
-    def _gradients(self, subject: HasLoss, data: Split, run: Run) -> list[Tensor]:
+    def _gradients(self, subject: Classifies, data: Split, run: Run) -> list[Tensor]:
         """g, one tensor for each parameter."""
         some = Sample(data.retain, len(data.forget), run.rng)
         kept = gradient_of_sum(subject, some, self.batch_size, run.rng)

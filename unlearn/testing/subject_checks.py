@@ -15,7 +15,7 @@ from unlearn.data import Batch, Handle
 from unlearn.registry import offers, protocol, protocols, subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
-from unlearn.testing.adapter_checks import check_adapts, check_attends
+from unlearn.testing.adapter_checks import check_adapts, check_attends, check_cross_attends
 from unlearn.testing.declared_checks import check_file_name, check_listing, check_registered, check_summary
 from unlearn.testing.tiny import CPU, TINY, same, specimen, tensors
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
@@ -274,39 +274,6 @@ def check_denoises(make: Make) -> None:
         demand(
             {id(p) for p in weights} <= own,
             f"the part {name!r} has weights outside module, which clones may share",
-        )
-
-
-def check_cross_attends(make: Make) -> None:
-    """Projections are maps of the module's own, without bias, from text states; subjects end inside prompts."""
-    subject, handle = make()
-    for size in (1, 3):
-        states, last = subject.words(next(handle.batches(size)))
-        demand(
-            states.ndim == 3 and len(states) == size,
-            f"words returns states of shape {tuple(states.shape)} for {size} prompts, not ({size}, L, D)",
-        )
-        demand(
-            last.shape == (size,) and bool((last >= 0).all()) and bool((last < states.shape[1]).all()),
-            f"words returns the positions {last.tolist()} for {size} prompts of {states.shape[1]} tokens",
-        )
-        blank = subject.blank(size)
-        demand(
-            blank.shape == states.shape,
-            f"blank returns {tuple(blank.shape)}, words {tuple(states.shape)}; the shapes must agree",
-        )
-    found = subject.projections()
-    demand(bool(found) and len(set(found)) == len(found), "projections names no module, or one twice")
-    demand(found == subject.projections(), "projections gives two orders in two calls")
-    own = {id(p) for p in subject.module.parameters()}
-    for m in found:
-        shapes = [tuple(p.shape) for p in m.parameters()]
-        demand(
-            len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == states.shape[2],
-            f"a projection has weights of shapes {shapes}, not one of (out, {states.shape[2]}) without bias",
-        )
-        demand(
-            id(m.get_parameter("weight")) in own, "a projection lies outside module, which clones may share"
         )
 
 
