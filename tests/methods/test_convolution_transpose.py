@@ -45,7 +45,7 @@ def test_step_sizes_fall_along_a_cosine():
     ("net", "said"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "works on two-dimensional convolutions, and Sequential has none"),
-        (nn.Sequential(nn.Conv2d(1, 2, (3, 5)), nn.Flatten(), nn.LazyLinear(2)), "those of 0 are 3 x 5"),
+        (nn.Sequential(nn.Conv2d(1, 2, (3, 5)), nn.Flatten(), nn.Linear(48, 2)), "those of 0 are 3 x 5"),
     ],
 )  # fmt: skip
 def test_networks_that_it_cannot_transpose_are_refused(net, said):

@@ -56,7 +56,7 @@ def psnr(mse: Tensor, span: float) -> Tensor:
 
     Example:
         >>> import torch
-        >>> psnr(torch.tensor([0.01, 1.0, 0.0]), 1.0).tolist()
-        [20.0, 0.0, 100.0]
+        >>> [round(v, 3) for v in psnr(torch.tensor([0.01, 0.1, 0.0]), 1.0).tolist()]
+        [20.0, 10.0, 100.0]
     """
     return -10 * (mse / span**2).clamp_min(EXACT).log10()

@@ -75,6 +75,7 @@ class DatamodelMatching(Method[Predicts]):
     expected_failures: ClassVar = {
         "class": "What an example adds to itself says nothing of its class, and 32 models tell nothing reliable of a sum over one.",
         "noisy": "The predicted answers keep a trace of the memorised labels, which the attack finds.",
+        "range": "What an example adds to itself says nothing of the others in the range.",
     }
 
     models: int = knob(32, "models on random halves, an even number", ge=4)

@@ -74,6 +74,8 @@ def check_accepts(cls: Cls, cells: list[Tiny]) -> None:
             _base(cls, tiny)
         except Mismatch as err:
             refused.append(str(err))
+        except Exception:
+            return  # told by the checks of that subject
         else:
             return
     demand(
@@ -379,7 +381,7 @@ def _brief(cls: Cls) -> tuple[tuple[str, Any], ...]:
     """As few iterations or epochs as the method would be tuned with, for checks that do not need it to work."""
     value = cls()
     low = {k.name: k.search[0] for k in cls.knobs() if k.name in ("iterations", "epochs") and k.search}
-    return tuple((name, int(n)) for name, n in low.items() if n < getattr(value, name))
+    return tuple((name, max(1, int(n))) for name, n in low.items() if n < getattr(value, name))
 
 
 def _not_finite(out: Outcome) -> list[str]:
