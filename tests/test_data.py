@@ -143,6 +143,16 @@ def test_a_method_that_declares_no_targets_gets_none():
         batch.y.unique()
 
 
+def test_a_choice_of_a_counted_set_counts_for_the_whole_and_stays_sealed():
+    counted = Counted(Resident(source(), rows=torch.arange(3, 20)), unlabeled="blind", name="forget")
+    part = counted.only(torch.tensor([19, 5, 2, 4])).only(torch.tensor([4, 19, 6]))
+    (batch,) = part.batches(10)
+    assert batch.index.tolist() == [4, 19]  # 2 and 6 are not in both
+    assert (part.read, counted.read) == (2, 2)
+    with pytest.raises(SealedError, match=r"blind read 'forget\.y'"):
+        batch.y.unique()
+
+
 # ---- sources
 
 

@@ -155,7 +155,7 @@ def test_a_regressor_has_losses_and_no_classes():
         for n in ("forget", "retain", "test")
     }
     data = figures.collect(Evidence(subjects, handles))
-    assert {"loss", "roc"} <= set(data) <= {"loss", "roc", "features"}
+    assert {"loss", "roc", "values"} <= set(data) <= {"loss", "roc", "features", "values"}
 
 
 def test_forgotten_examples_are_pictured_only_on_demand():

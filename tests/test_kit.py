@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from unlearn.data import Split, Stream, paced
-from unlearn.errors import BadValue
+from unlearn.errors import BadValue, Mismatch
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.steps import descend, sgd
@@ -22,7 +22,7 @@ from unlearn.runtime import Run
 from unlearn.subject import HasLoss, mode
 from unlearn.testing import check_method, checks_for
 from unlearn.testing.runs import outcome
-from unlearn.testing.tiny import TINY
+from unlearn.testing.tiny import fitting
 
 
 class Honest(Method[HasLoss]):
@@ -82,6 +82,30 @@ class UnreadDeclaration(Honest):
 @broken("uses", "declared-is-read")
 class UnknownSet(Honest):
     uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "tset"})
+
+
+@broken("uses")
+class WantsUndeclared(Honest):
+    def wants(self):
+        return "half-in", 4
+
+
+@broken("declared-is-read")
+class UnreadPool(Honest):
+    uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "pool"})
+
+    def wants(self):
+        return "retrained", 1
+
+
+@broken("reads-declared-only", "uses")
+class UndeclaredPool(Honest):
+    def wants(self):
+        return "half-in", 2
+
+    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+        data.pool.inside()
+        return super().unlearn(subject, data, run)
 
 
 @broken("globals")
@@ -354,8 +378,46 @@ def test_crash_is_told_once():
     with planted(Crashes, methods, Honest), pytest.raises(AssertionError) as err:
         check_method(Crashes)
     lines = str(err.value).splitlines()
-    assert len(lines) == 1 + len([t for t in TINY.values() if t.offers(HasLoss)])
+    assert len(lines) == 1 + len(fitting(HasLoss))
     assert all("RuntimeError: planted" in line for line in lines[1:])
+
+
+class Choosy(Honest):
+    """Climbs the forget loss of networks with convolutions.
+
+    References:
+        None; made for these tests.
+    """
+
+    said: ClassVar[str] = (
+        "choosy works on convolutions and this network has none; use finetune, which needs none"
+    )
+
+    def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+        if not any(isinstance(m, nn.Conv2d) for m in subject.module.modules()):
+            raise Mismatch(self.said)
+        return super().unlearn(subject, data, run)
+
+
+def test_a_network_may_be_refused_in_one_clear_line_but_not_every_one():
+    with planted(Choosy, methods, Honest):
+        assert failures(Choosy, "mlp") == {} == failures(Choosy, "conv")
+
+    class Curt(Choosy):
+        said: ClassVar[str] = "no convolutions"
+
+    with planted(Curt, methods, Honest):
+        found = failures(Curt, "mlp")
+        assert "say in one line what it needs" in found["runs"] and "accepts-some" not in found
+
+    class Never(Honest):
+        def unlearn(self, subject: HasLoss, data: Split, run: Run) -> HasLoss:
+            raise Mismatch(Choosy.said)
+
+    with planted(Never, methods, Honest):
+        found = failures(Never, "mlp")
+    assert set(found) == {"accepts-some"}
+    assert "refuses every tiny subject that offers HasLoss: choosy works on" in found["accepts-some"]
 
 
 def test_wrong_device_is_caught():

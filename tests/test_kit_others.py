@@ -146,6 +146,14 @@ class Wrapped:
     def batches(self, size, rng=None, *, augment=False):
         return self.inner.batches(size, rng, augment=augment)
 
+    def only(self, ids):
+        return self.inner.only(ids)
+
+
+class OnlyIsAll(Wrapped):
+    def only(self, ids):
+        return self.inner
+
 
 class Reshuffles(Wrapped):
     passes = itertools.count()
@@ -212,6 +220,7 @@ class OnePosition(Wrapped):
 
 
 BROKEN_HANDLES = {
+    OnlyIsAll: {"only"},
     Reshuffles: {"order", "augments-with-generator-only", "independent-passes"},
     NeverShuffles: {"shuffles"},
     DropsRest: {

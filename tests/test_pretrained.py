@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from unlearn.errors import BadWeights, UnlearnError
-from unlearn.ops.pretrained import image_input
+from unlearn.ops.pretrained import image_input, load_classifier
 from unlearn.ops.weights import save_like
-from unlearn.patch import load_tensors, weights_hash
+from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.pool import Pool
 from unlearn.request import parse as request
 from unlearn.scenario import Seeds
 from unlearn.scenarios.custom import Custom
+from unlearn.sources import Pixels
 from unlearn.store import Store
 from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
@@ -123,6 +124,54 @@ def test_untrained_twins_of_a_transformers_model_differ(tmp_path, pictures):
     one, two = (given.fresh(torch.Generator().manual_seed(s)) for s in (1, 1))
     assert weights_hash(one.module.state_dict()) == weights_hash(two.module.state_dict())
     assert weights_hash(one.module.state_dict()) != weights_hash(given.module.state_dict())
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # between peft and transformers
+def test_a_folder_of_an_adapter_is_read_with_its_base(tmp_path):
+    """What is written by keep="adapter" comes back with equal outputs, as plain weights that any method may change."""
+    from unlearn.ops.peft_adapter import with_adapter
+
+    base = tiny("vit")
+    base.save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(PROCESSORS["vit"]))
+    found = load_classifier(str(tmp_path / "base"))
+    name = next(
+        n for n, m in found.module.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features == 32
+    )
+    rng = torch.Generator().manual_seed(0)
+    factors = {name: (torch.randn(2, 16, generator=rng), torch.randn(32, 2, generator=rng))}
+    adapted = with_adapter(found.module, factors)
+    save_like(Classifier(adapted, 3), tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    again = load_classifier(str(tmp_path / "adapter"))
+    x = torch.randn(2, 3, 16, 16, generator=rng)
+    with torch.no_grad():
+        torch.testing.assert_close(again.module(x).logits, adapted.eval()(x).logits, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(again.module(x).logits, base(x).logits, atol=1e-3)
+    assert {n for n, _ in again.module.named_parameters()} == {n for n, _ in base.named_parameters()}
+    assert again.frame == found.frame and again.pixels == found.pixels and again.classes == found.classes
+
+
+def test_a_configuration_says_how_to_build_and_needs_weights(tmp_path, pictures):
+    model = tiny("resnet")
+    model.config.save_pretrained(tmp_path)
+    where = str(tmp_path / "config.json")
+    fields = {"model": where, "data": str(pictures), "size": 16}
+    assert "holds no weights; name them with weights=FILE" in str(
+        message(Custom(request=request("class=red"), **fields), tmp_path)
+    )
+    save_tensors(tmp_path / "mine.safetensors", model.state_dict())
+    asked = Custom(request=request("class=red"), weights=str(tmp_path / "mine.safetensors"), **fields)
+    found = asked.original()
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), mode(found.module, train=False):
+        assert torch.equal(found.module(x).logits, model(x).logits)
+    assert asked.material().train.labels.classes == ("red", "green", "blue")
+    assert load_classifier(where).pixels == Pixels((0.0,) * 3, (1.0,) * 3), (
+        "nothing says that pixels are normalised"
+    )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, pictures):

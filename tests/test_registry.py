@@ -6,7 +6,7 @@ import pytest
 from unlearn import registry
 from unlearn.errors import Mismatch, UnknownName, UnlearnError
 from unlearn.method import Method, requires
-from unlearn.registry import load_file, methods, metrics, offers, protocols, scenarios, subjects
+from unlearn.registry import load_file, methods, metrics, offers, protocol, protocols, scenarios, subjects
 
 PLUGIN = '''
 from unlearn import Method, knob, methods
@@ -94,14 +94,12 @@ def test_a_method_that_does_not_say_what_it_unlearns_is_refused_in_words():
 
 
 def test_the_compatibility_matrix_equals_what_protocols_say():
-    import unlearn.subject as subject
-
     for name in subjects.names():
         cls = subjects.get(name)
         has = set(dir(cls)) | set(getattr(cls, "__dataclass_fields__", ()))
         true = {p for p, members in protocols().items() if members <= has}
         assert offers(name) == true
-        assert all(isinstance(getattr(subject, p), type) for p in true)
+        assert all(isinstance(protocol(p), type) for p in true)
 
 
 def test_listing_imports_no_torch():

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from unlearn.audits import audit_views
 from unlearn.errors import BadValue, UnknownName, UnlearnError
 from unlearn.ops.division import part, pick
 from unlearn.pool import Pool
@@ -67,7 +68,8 @@ def test_a_share_is_drawn_by_the_generator():
 
 def test_every_kind_is_covered_above():
     spoilt = {"noisy", "confused", "poisoned", "planted"}
-    assert set(KINDS) == {"class", "subclass", "random", "indices", "group", "concept", "sequence"} | spoilt
+    plain = {"class", "subclass", "random", "indices", "group", "concept", "sequence"}
+    assert set(KINDS) == plain | {"range"} | spoilt  # ranges: test_regression.py
 
 
 @pytest.mark.parametrize("kind", ["noisy", "confused", "poisoned", "planted"])
@@ -194,6 +196,49 @@ def test_a_sequence_is_served_step_by_step(tmp_path):
         forgotten |= rows["forget"]
         assert rows["retain"] == set(pool.material.train.rows.tolist()) - forgotten
     assert [t.removed for t in trials] == [(3,), (3,), (3, 4)]
+
+
+def test_what_has_no_kind_in_a_sequence_has_that_of_the_one_before():
+    assert str(parse("class=1+2+3:4+random=0.1")) == "class=1+class=2+class=3:4+random=0.1"
+    assert str(parse("indices=1:5+8+noisy")) == "indices=1:5+indices=8+noisy"
+    assert str(scenario("digits/class=1+2,epochs=3")) == "digits/class=1+class=2,epochs=3"
+
+
+def test_several_classes_at_once_are_one_request():
+    labels = Labels(torch.tensor([0, 1, 2, 1, 0, 3]), ("ant", "bee", "cat", "a:b"))
+    assert parse("class=0:bee").rows(labels, rng()).tolist() == [0, 1, 3, 4]
+    assert parse("class=a:b").rows(labels, rng()).tolist() == [5]  # a name may hold the sign
+    with pytest.raises(BadValue, match="no class called 'dog'"):
+        parse("class=ant:dog").rows(labels, rng())
+
+
+@pytest.mark.parametrize("text", ["class=3+4+3", "class=3:4+4", "class=3+random=0.1+class=3"])
+def test_a_class_that_is_named_twice_is_refused_before_any_work(text):
+    with pytest.raises(
+        BadValue, match=r"class [34] is named twice, and can be forgotten once; leave one out"
+    ):
+        parse(text)
+
+
+def test_a_class_that_is_named_by_number_and_name_is_refused_before_any_work(tmp_path):
+    labels = Labels(torch.tensor([0, 1, 2]), ("ant", "bee", "cat"))
+    with pytest.raises(BadValue, match="class=0:ant: class ant is named twice"):
+        parse("class=0:ant").rows(labels, rng())
+    pool = Pool(scenario("digits/indices=0:1+2+1,epochs=1"), Store(tmp_path), torch.device("cpu"))
+    with pytest.raises(BadValue, match="indices=1: all of it was forgotten by an earlier request"):
+        pool.draw(Seeds(), 0)
+
+
+def test_the_classes_of_this_request_and_of_earlier_ones_are_told_apart():
+    material = scenario("digits").material()
+    y = material.test.labels.y
+    views = audit_views(parse("class=5"), material, (3, 5), (5,))
+    assert set(y[views["test_now"].rows].tolist()) == {5}
+    assert set(y[views["test_earlier"].rows].tolist()) == {3}
+    assert set(y[views["test_forget"].rows].tolist()) == {3, 5}
+    assert {"test_now", "test_earlier"}.isdisjoint(audit_views(parse("class=3"), material, (3,), (3,)))
+    after = audit_views(parse("random=0.1"), material, (3,), ())
+    assert "test_now" not in after and set(y[after["test_earlier"].rows].tolist()) == {3}
 
 
 def test_a_class_counts_as_removed_when_nothing_of_it_is_kept():

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn.ops.slug import Layer, mean_gradients, pareto, search, step, weights
+from unlearn.errors import Mismatch
+from unlearn.ops.slug import (
+    Layer,
+    mean_gradients,
+    movable,
+    operate,
+    pareto,
+    per_example,
+    search,
+    step,
+    weights,
+)
+from unlearn.runtime import Run
 from unlearn.testing.tiny import specimen
 
 
@@ -88,6 +100,47 @@ def test_every_step_starts_from_the_original_which_keeps_its_bits():
     assert torch.equal(m.weight, before)
     step(m, before, 0.25)
     assert torch.equal(m.weight, before + 0.25 * m.forget)
+
+
+HOW = (0.1, 10, 0.5)  # first, tries, enough
+
+
+def test_of_all_steps_that_forget_the_one_with_least_harm_is_taken_and_of_these_the_shortest():
+    """On a the harm is the step, on b always 0.6: its steps 1.6, 1.2, 1.0 forget, and the shortest is taken for good."""
+    a, b, run = layer(0.5, 0.1, "a"), layer(0.5, 0.2, "b"), Run()
+    start = b.weight.detach().clone()
+
+    def look():
+        far = [float((m.weight.detach() - s).norm()) for m, s in ((a, start), (b, start))]
+        return (0.0 if max(far) >= 1.0 - 1e-9 else 1.0), 0.6 if far[1] else 0.9
+
+    operate([a, b], *HOW, look, run)
+    assert torch.equal(a.weight, start)
+    assert float((b.weight.detach() - start).norm()) == pytest.approx(1.0)
+    assert len(run.log["size"]) == 21 and run.log["left"][-1] == 0.0 and run.log["harm"][-1] == 0.6
+    assert run.log["size"][-1] == pytest.approx(1.0)
+
+
+def test_where_nothing_forgets_the_step_that_leaves_least_is_taken():
+    m, run = layer(0.5, 0.1), Run()
+    start = m.weight.detach().clone()
+    operate([m], *HOW, lambda: (1 / (1 + float((m.weight.detach() - start).norm())) + 0.5, 0.0), run)
+    assert run.log["size"][-1] == max(run.log["size"]) == pytest.approx(0.2 * 2**9)
+
+
+def test_layers_without_a_gradient_or_a_weight_are_left_out():
+    still, empty, live = layer(0.0, 0.1, "still"), layer(1.0, 0.1, "empty"), layer(1.0, 0.1, "live")
+    with torch.no_grad():
+        empty.weight.zero_()
+    assert [m.name for m in movable([still, empty, live])] == ["live"]
+    with pytest.raises(Mismatch, match="has no gradient at any layer that may be moved"):
+        operate(movable([still]), *HOW, stop, Run())
+
+
+def test_a_smaller_last_batch_weighs_by_its_examples():
+    w = nn.Parameter(torch.ones(1))
+    losses = ((w * torch.tensor(part)) for part in ([1.0, 2.0], [6.0]))
+    assert mean_gradients(per_example(losses, 3, 2), [w])[0].item() == pytest.approx(3.0)
 
 
 def stop():

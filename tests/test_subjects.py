@@ -142,6 +142,24 @@ class TestDualEncoder:
         expected = -logits.log_softmax(1)[0, 0].item()
         assert subject.relabeled_loss(b, rng()).item() == pytest.approx(expected, rel=1e-4)
 
+    def test_texts_that_say_the_same_are_not_contrasted(self):
+        """Texts 0 and 2 of four say the same: an image of either is contrasted with its own text and with 1 and 3."""
+        spec = specimen("clip")
+        subject = replace(spec.subject, says=torch.tensor([5, 7, 5, 9]))
+        assert subject.meant(subject.texts[[2, 1]]).tolist() == [
+            [True, False, True, False],
+            [False, True, False, False],
+        ]
+        assert not subject.meant(subject.anchors).any()
+        image = next(spec.sets["retain"].batches(1))
+        b = replace(image, y=subject.texts[[2]])
+        logits = spec.subject.module(input_ids=spec.subject.texts, pixel_values=b.x).logits_per_image[0]
+        expected = -logits[[2, 1, 3]].log_softmax(0)[0].item()
+        assert subject.loss(b).item() == pytest.approx(expected, rel=1e-4)
+        own = spec.subject.module(input_ids=b.y, pixel_values=b.x)
+        cosine = nn.functional.cosine_similarity(own.image_embeds, own.text_embeds)
+        assert subject.cosines(b).item() == pytest.approx(cosine.item(), abs=1e-5)
+
     def test_features_have_unit_length(self):
         spec = specimen("clip")
         features = spec.subject.features(next(spec.sets["test"].batches(4)))

@@ -113,7 +113,7 @@ def sweep(
     found: list[Result] = []
     for one in seeds:
         for method in methods:
-            if together(measured):
+            if together(measured) or "pool" in method.reads():
                 expected = planned(on, pool, [method], measured, [one], shown).seconds
                 on = dataclasses.replace(on, planned=expected)
             found += on.run(pool, method, measured, one, shown)

@@ -19,19 +19,19 @@ from torch import Tensor
 from unlearn import figures
 from unlearn.concepts import at_once
 from unlearn.crowds import Crowds
-from unlearn.data import Counted, Handle, Sealed, Split, Statistics
+from unlearn.data import Counted, Handle, Peers, Sealed, Split, Statistics
 from unlearn.errors import Mismatch
 from unlearn.method import Method, requires
 from unlearn.metric import Evidence, Metric
 from unlearn.ops.gaussians import Lender
-from unlearn.patch import changed, changed_share, load_tensors, save_patch, save_tensors, weights_hash
+from unlearn.patch import changed, changed_share, load_tensors, plain, save_patch, save_tensors, weights_hash
 from unlearn.policy import Policy
 from unlearn.pool import Model, Pool, set_digest
-from unlearn.provenance import code_of, environment, plugin_file
-from unlearn.registry import methods
+from unlearn.provenance import code_of, environment, file_digest, plugin_file
+from unlearn.registry import methods, reconstruction
 from unlearn.report import SCHEMA, Costs, Report
 from unlearn.runtime import Progress, Run, Silent, peak_memory, seeded_globals
-from unlearn.scenario import Scenario, Seeds, Trial, steps
+from unlearn.scenario import Lenders, Scenario, Seeds, Trial, steps
 from unlearn.score import Score
 from unlearn.store import Store, address, read_json
 from unlearn.subject import Embeds, Subject
@@ -80,12 +80,14 @@ class Bench:
         results: list[tuple[Report, Subject]] = []
         previous: Model | None = None
         started, n = time.perf_counter(), len(steps(pool.scenario.request))
+        self._check_verbs(pool.template if pool.given is None else pool.given, method)
         for step in range(n):
             trial = pool.trial(seeds, step, previous, oracles)
             if self.planned is not None and step == n - 1:
                 trial.facts["started"] = started
             if pool.can_train():
-                trial.crowds = Crowds(pool, trial, functools.partial(self._model, method=method))
+                trial.crowds = crowds = Crowds(pool, trial, functools.partial(self._model, method=method))
+                trial.lenders = crowds
             report, done = self.execute(trial, method, metrics)
             results.append((report, done))
             if not at_once(pool.scenario.request):
@@ -102,7 +104,7 @@ class Bench:
             Mismatch: If the subject lacks a verb that the method or a metric needs, or the scenario a set.
         """
         self._check(trial, method)
-        trial.notes += self._before(trial, metrics)
+        trial.notes += (*_origin(method), *self._before(trial, metrics))
         recipe = self._unlearned_recipe(trial, method)
         done, info = self._unlearned(trial, method, recipe)
         unlearned = address(recipe)
@@ -141,22 +143,26 @@ class Bench:
         return Evidence(
             subjects, {n: h for n, h in trial.handles.items() if n not in LENT_ONLY}, trial.views, trial.request.kind,
             trial.removed, trial.classes, facts, trial.seeds.method, cache=self._cache(trial, subjects, addresses),
-            gallery=trial.gallery, progress=self.progress, crowds=trial.crowds,
+            gallery=trial.gallery, progress=self.progress, crowds=trial.crowds, critics=trial.critics,
         )  # fmt: skip
 
     def _check(self, trial: Trial, method: Method[Any]) -> None:
-        need, subject = requires(type(method)), trial.original
-        if not isinstance(subject, need):
+        self._check_verbs(trial.original, method)
+        for name in sorted({r.partition(".")[0] for r in method.reads()} - _there(trial)):
+            if name == "pool":
+                raise Mismatch(
+                    f"{method.name} needs models of its own, and no training recipe is known for those of {trial.scenario.name}; choose a scenario that trains its models, or one of {', '.join(_fitting(trial))}"
+                )
+            raise Mismatch(
+                f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose a scenario that has them, or one of {', '.join(_fitting(trial))}"
+            )
+
+    def _check_verbs(self, subject: Subject, method: Method[Any]) -> None:
+        if not isinstance(subject, need := requires(type(method))):
             fit = [n for n in methods.names() if isinstance(subject, requires(methods.get(n)))]
             raise Mismatch(
-                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not. Methods for this subject: {', '.join(fit)}"
+                f"{method.name} needs a subject that offers {need.__name__}; {type(subject).__name__} does not{'; ' * bool(method.advice)}{method.advice}. Methods for this subject: {', '.join(fit)}"
             )
-        for name in sorted({r.partition(".")[0] for r in method.reads()}):
-            there = isinstance(subject, Embeds) if name == "statistics" else name in trial.handles
-            if not there:
-                raise Mismatch(
-                    f"{method.name} needs {name} data, which {trial.scenario.name} does not offer; choose a scenario that has them, or one of {', '.join(_fitting(trial))}"
-                )
 
     def _before(self, trial: Trial, metrics: Sequence[Metric]) -> tuple[str, ...]:
         """What metrics find in the data before the run."""
@@ -179,6 +185,7 @@ class Bench:
             "seed": trial.seeds.method,
             "device": self.device.type,
             "code": call_code(method, trial.original, trial.scenario),
+            **({"pool": by.addresses(trial, *method.wants())} if (by := _lenders(trial, method)) else {}),
         }
 
     def _unlearned(self, trial: Trial, method: Method[Any], recipe: Set) -> tuple[Subject, Set]:
@@ -230,6 +237,8 @@ class Bench:
             "changed": share,
             "log": {k: [v if math.isfinite(v) else None for v in vs] for k, vs in run.log.items()},
             "made": _made(done),
+            "notes": _lent(split.pool, method) if "pool" in counts else [],
+            "pool_seconds": split.pool.seconds if "pool" in counts else None,
         }
 
     def _report(
@@ -242,7 +251,7 @@ class Bench:
         scores: list[Score] = []
         for metric in progress.track(metrics, "evaluate"):
             scores += metric.score_of(ev)
-        costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made")})
+        costs = Costs(**{k: v for k, v in facts.items() if k not in ("log", "made", "notes")})
         weights = recipe["weights"]
         pictures = figures.collect(ev, self.show_forgotten, metrics)
         plan = {}
@@ -251,7 +260,7 @@ class Bench:
         return Report(
             id=address(recipe), recipe=recipe, request=_request(trial), scores=tuple(scores), costs=costs,
             weights=weights, figures=pictures, log=info["log"], plan=plan,
-            notes=(*trial.notes, *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
+            notes=(*trial.notes, *info["notes"], *_notes(trial.original, done)), policy=self.policy.applied(scores) if self.policy else {},
             environment={**environment(), "device": _device_name(self.device), "threads": torch.get_num_threads()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
@@ -282,7 +291,8 @@ class Bench:
 def call_code(method: Method[Any], subject: Subject, scenario: Scenario) -> list[str]:
     """Hashes of the code that decides what a method makes of a subject."""
     modules = ("unlearn.data", "unlearn.runtime", *scenario.modules)
-    return code_of(type(method), type(subject), modules=modules)
+    own = [file_digest(path)[:16] for path in method.files()]
+    return [*code_of(type(method), type(subject), modules=modules), *own]
 
 
 def _read_by(metrics: Sequence[Metric]) -> list[str]:
@@ -291,34 +301,44 @@ def _read_by(metrics: Sequence[Metric]) -> list[str]:
     return ["unlearn.metric", "unlearn.figures", *crowds]
 
 
-def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted]]:
+def lend(trial: Trial, method: Method[Any]) -> tuple[Split, dict[str, Counted | Peers]]:
     """What a method may see: declared sets counted, their targets sealed where it reads none, the rest sealed.
 
     Returns:
-        The split, and the counters by set; statistics are charged with the examples they were made from.
+        The split, and the counters by set; statistics and models are charged with the examples they were made from.
     """
     reads = method.reads()
-    counts: dict[str, Counted] = {}
+    counts: dict[str, Counted | Peers] = {}
     fields: dict[str, Any] = {}
     for name in (f.name for f in dataclasses.fields(Split)):
-        if name in reads or f"{name}.x" in reads:
+        if lenders := _lenders(trial, method) if name == "pool" else None:
+            fields[name] = counts[name] = lenders.lend(trial, *method.wants())
+        elif name in reads or f"{name}.x" in reads:
             inner: Handle = trial.handles["retain" if name == "statistics" else name]
             unlabeled = "" if name in reads else method.name
-            counts[name] = Counted(inner, unlabeled=unlabeled, name=name)
-            fields[name] = (
-                Lender(cast(Embeds, trial.original), counts[name]) if name == "statistics" else counts[name]
-            )
+            counts[name] = counted = Counted(inner, unlabeled=unlabeled, name=name)
+            fields[name] = Lender(cast(Embeds, trial.original), counted) if name == "statistics" else counted
         else:
             fields[name] = Sealed(name, method.name)
     return Split(**{**fields, "statistics": cast(Statistics, fields["statistics"])}), counts
 
 
+def _lenders(trial: Trial, method: Method[Any]) -> Lenders | None:
+    """Who lends a method models of its own, or None where it wants none."""
+    return trial.lenders if "pool" in method.reads() else None
+
+
+def _there(trial: Trial) -> set[str]:
+    """Names of what a trial can lend."""
+    more = {"statistics": isinstance(trial.original, Embeds), "pool": trial.lenders is not None}
+    return {*trial.handles, *(name for name, there in more.items() if there)}
+
+
 def _fitting(trial: Trial) -> list[str]:
     """Names of the methods that need no more than a trial has."""
-    there = {"statistics", *trial.handles} if isinstance(trial.original, Embeds) else {*trial.handles}
-    known = {n: methods.get(n) for n in methods.names()}
-    fits = {n for n, cls in known.items() if isinstance(trial.original, requires(cls))}
-    return [n for n in sorted(fits) if {r.partition(".")[0] for r in known[n]().reads()} <= there]
+    there = _there(trial)
+    fits = [m for n in methods.names() if isinstance(trial.original, requires(m := methods.get(n)))]
+    return sorted(m.name for m in fits if {r.partition(".")[0] for r in m().reads()} <= there)
 
 
 def _made(done: Subject) -> str:
@@ -344,12 +364,27 @@ def _request(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _origin(method: Method[Any]) -> list[str]:
+    """What a reader must know of a method that was rebuilt without its paper or code."""
+    told = reconstruction(type(method).__doc__ or "")
+    return [f"{method.name}: {told.replace('RECONSTRUCTED', 'reconstructed', 1)}"] if told else []
+
+
+def _lent(pool: Peers, method: Method[Any]) -> list[str]:
+    """What a reader must know of models that a method was lent."""
+    served = "What is served rests on these models, and the original beside them is as it was: whoever holds it still has everything."
+    return [
+        f"The method was lent {len(pool)} models of its own, which took {pool.seconds:.1f} s to train and have the same seeds in every run; none of them is on display or judges it.",
+        *([served] if method.beside() else []),
+    ]
+
+
 def _notes(original: Subject, done: Subject) -> list[str]:
     """Effect and damage that a reader must not miss."""
     notes = []
     before, after = original.module.state_dict(), done.module.state_dict()
     moved = changed(before, after)
-    kept = before.keys() <= after.keys() - moved.keys()
+    kept = {*map(plain, before)} <= {*map(plain, after.keys() - moved.keys())}
     if kept and not moved:
         notes.append("Not one weight or buffer changed: the method did nothing.")
     elif kept:

@@ -4,6 +4,11 @@
 - `half`: each trained on a random half of the training set; two by two they share it out.
 - `unlearned`: originals of other seeds from which the method removed the same forget set.
 - `audit`: a fixed set of points, each in half of the models, which the method then unlearned; everything else is kept.
+
+Two further kinds are lent to methods that ask for models of their own, and never judge anything:
+
+- `half-in`: each trained on a random half of what is there to be forgotten or retained.
+- `retrained`: each trained on the retain set.
 """
 
 from __future__ import annotations
@@ -21,16 +26,27 @@ from unlearn.crew import Job, train_all
 from unlearn.data import Handle
 from unlearn.errors import BadValue, Mismatch
 from unlearn.metric import Crowd, View
-from unlearn.ops.shadows import margins
+from unlearn.ops.peers import Lent
+from unlearn.ops.shadows import errors, margins
 from unlearn.patch import load_tensors, save_tensors, weights_hash
 from unlearn.pool import Model, Pool, set_digest
 from unlearn.provenance import code_of
 from unlearn.runtime import Run
 from unlearn.scenario import Seeds, Trial
-from unlearn.subject import Classifies, mode
+from unlearn.store import address
+from unlearn.subject import Classifies, Regresses, mode
 
-SEEDS = {"half": 5_000_000, "shadow": 6_000_000, "unlearned": 7_000_000, "audit": 8_000_000}
+SEEDS = {
+    "half": 5_000_000,
+    "shadow": 6_000_000,
+    "unlearned": 7_000_000,
+    "audit": 8_000_000,
+    "half-in": 9_000_000,
+    "retrained": 10_000_000,
+}
 """First training seed of each kind, far from those of originals and oracles, so that a crowd never judges itself."""
+LENT = ("half-in", "retrained")
+"""Kinds that methods are lent, and no metric."""
 TRAINING = ("forget", "retain", "forgotten", "points")
 """Sets of training examples; no model saw any example of another."""
 AUDITED = 500  # points of an audit, at most a quarter of the training set
@@ -124,13 +140,16 @@ class Trained:
 def answers(subject: Any, handle: Handle, view: View | None = None, size: int = 512) -> dict[str, Tensor]:
     """`margins` and `correct` of each example of a set, or of a view on it with labels of its own, in order.
 
-    Margins are float32, and whether the target is the most likely class is bool, both with shape (n,).
+    Margins are float32, and whether the target is the most likely class is bool, both with shape (n,). Of a regressor
+    the margins are its signed errors, and nothing is correct.
     """
     with mode(subject.module, train=False):
         seen = [(subject.outputs(b).float().cpu(), b.y.cpu()) for b in handle.batches(size)]
     logits, y = (torch.cat(part) for part in zip(*seen, strict=True))
     if view is not None and view.y is not None:
         logits, y = logits[view.rows], view.y
+    if not isinstance(subject, Classifies):
+        return {"margins": errors(logits, y).float(), "correct": torch.zeros(len(y), dtype=torch.bool)}
     return {"margins": margins(logits, y).float(), "correct": logits.argmax(1) == y}
 
 
@@ -158,11 +177,15 @@ class Crowds:
         """A crowd of n models of a kind.
 
         Raises:
-            Mismatch: If the scenario has no training recipe, or its subject is no classifier.
+            Mismatch: If the scenario has no training recipe, or its subject is no classifier and no regressor.
         """
-        if not self.pool.can_train() or not isinstance(self.pool.template, Classifies):
+        if not self.pool.can_train() or not isinstance(self.pool.template, Classifies | Regresses):
             raise Mismatch(
-                f"{self.trial.scenario.name} cannot train classifiers of its own, so there are no shadow models; choose other metrics with --metrics"
+                f"{self.trial.scenario.name} cannot train classifiers or regressors of its own, so there are no shadow models; choose other metrics with --metrics"
+            )
+        if kind in LENT:
+            raise BadValue(
+                f"{kind} models are lent to methods and judge none; ask for shadow, half, unlearned or audit"
             )
         if (kind, n) not in self._made:
             special = {"unlearned": self._unlearned, "audit": self._audit}
@@ -172,6 +195,32 @@ class Crowds:
     def jobs(self, kind: str, n: int) -> list[Job]:
         """What has to be trained for a crowd."""
         return jobs(kind, n, self._kept("forget"), self._kept("retain"), self.trial.clean)
+
+    def lend(self, trial: Trial, kind: str, n: int) -> Lent:
+        """See `unlearn.scenario.Lenders`; halves are those of the trial of this crowd, whatever a method is asked.
+
+        Raises:
+            BadValue: If a seed that somebody gave makes one of them a model on display.
+        """
+        jobs = self._lent(trial, kind, n)
+        if {trial.base, *trial.oracle_bases} & set(self.addresses(trial, kind, n)):
+            raise BadValue(
+                f"with the training seed {trial.seeds.train} a model on display is one that the method would be lent; give a seed below {min(SEEDS.values()) // 2}"
+            )
+        models = train_all(self.pool, jobs, kind)
+        seen = torch.stack([j.keep for j in jobs]).to(self.pool.device)
+        ids = self.pool.material.train.rows.to(self.pool.device)
+        said: list[Any] = [m.subject for m in models]
+        return Lent(said, ids, seen, sum(m.seconds or 0.0 for m in models))
+
+    def addresses(self, trial: Trial, kind: str, n: int) -> list[str]:
+        """See `unlearn.scenario.Lenders`."""
+        return [address(self.pool.recipe(j.keep, j.seed)) for j in self._lent(trial, kind, n)]
+
+    def _lent(self, trial: Trial, kind: str, n: int) -> list[Job]:
+        retain = torch.isin(self.pool.material.train.rows, trial.handles["retain"].rows.cpu())
+        kept = self._kept("retain") if kind == "half-in" else retain
+        return jobs(kind, n, self._kept("forget"), kept)
 
     def _trained(self, kind: str, n: int) -> Trained:
         jobs = self.jobs(kind, n)
@@ -244,6 +293,8 @@ def jobs(kind: str, n: int, forget: Tensor, retain: Tensor, clean: Tensor | None
         "shadow": lambda: [retain if clean is None else clean] * n,
         "unlearned": lambda: [retain | forget] * n,
         "audit": lambda: audited(len(forget), n),
+        "half-in": lambda: _halves_of(retain | forget, n),
+        "retrained": lambda: [retain] * n,
     }
     return [Job(mask, SEEDS[kind] + k) for k, mask in enumerate(masks[kind]())]
 
@@ -266,7 +317,17 @@ def audited(size: int, n: int) -> list[Tensor]:
     return found
 
 
-def halves(size: int, n: int) -> list[Tensor]:
+def _halves_of(some: Tensor, n: int) -> list[Tensor]:
+    """Random halves of some examples, given and returned as masks of shape (N,)."""
+    place, found = some.nonzero().flatten(), []
+    for half in halves(len(place), n, SEEDS["half-in"]):
+        keep = torch.zeros_like(some)
+        keep[place[half]] = True
+        found.append(keep)
+    return found
+
+
+def halves(size: int, n: int, seed: int = SEEDS["half"]) -> list[Tensor]:
     """Random halves of equal size, two by two without a common element, as masks of shape (N,).
 
     Of an odd number of examples one is in neither half of a pair.
@@ -274,6 +335,7 @@ def halves(size: int, n: int) -> list[Tensor]:
     Args:
         size: Number of examples N.
         n: How many; an even number.
+        seed: Of the draws.
 
     Raises:
         BadValue: If it is odd.
@@ -284,7 +346,7 @@ def halves(size: int, n: int) -> list[Tensor]:
     """
     if n % 2:
         raise BadValue(f"halves of a training set come in pairs, got {n}; ask for an even number of models")
-    found, rng = [], torch.Generator().manual_seed(SEEDS["half"])
+    found, rng = [], torch.Generator().manual_seed(seed)
     for _ in range(n // 2):
         order = torch.randperm(size, generator=rng)
         for some in order[: size // 2 * 2].chunk(2):

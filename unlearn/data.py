@@ -58,6 +58,10 @@ class Handle(Protocol):
         """
         ...
 
+    def only(self, ids: Tensor) -> Handle:
+        """Those of its examples that have one of these ids, with shape (n,), in its own order."""
+        ...
+
 
 class Resident:
     """Examples kept whole in device memory and gathered by index: no workers, no copy for each step.
@@ -90,6 +94,10 @@ class Resident:
     def take(self, rows: Tensor) -> Resident:
         """The same memory seen through other rows of the source, with shape (n,)."""
         return Resident(self.source, self.transform, rows, self.device)
+
+    def only(self, ids: Tensor) -> Resident:
+        """See `Handle.only`."""
+        return self.take(self.rows[torch.isin(self.rows, ids.to(self.device))])
 
     def relabeled(self, y: Tensor) -> Resident:
         """The same memory with other targets for the whole source, with shape (N,)."""
@@ -136,6 +144,10 @@ class Stream:
     def take(self, rows: Tensor) -> Stream:
         """Other rows of the same source, with shape (n,)."""
         return Stream(self.source, self.transform, rows, self.device, self.workers)
+
+    def only(self, ids: Tensor) -> Stream:
+        """See `Handle.only`."""
+        return self.take(self.rows[torch.isin(self.rows, ids.cpu())])
 
     @property
     def y(self) -> Tensor:
@@ -248,6 +260,7 @@ class Counted:
     read: int = 0
     unlabeled: str = ""
     name: str = ""
+    _whole: Counted | None = None
 
     def __len__(self) -> int:
         return len(self._inner)
@@ -255,11 +268,20 @@ class Counted:
     def batches(self, size: int, rng: Generator | None = None, *, augment: bool = False) -> Iterator[Batch]:
         """See `Handle.batches`."""
         for batch in self._inner.batches(size, rng, augment=augment):
-            self.read += len(batch)
+            self._count(len(batch))
             if self.unlabeled:
                 sealed = cast(Tensor, Sealed(f"{self.name}.y", self.unlabeled))
                 batch = replace(batch, y=sealed)
             yield batch
+
+    def only(self, ids: Tensor) -> Counted:
+        """See `Handle.only`; what is read of it counts for the whole set."""
+        return Counted(self._inner.only(ids), 0, self.unlabeled, self.name, self)
+
+    def _count(self, n: int) -> None:
+        self.read += n
+        if self._whole is not None:
+            self._whole._count(n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +307,42 @@ class Statistics(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Lends models of the original's recipe that saw other examples; none is on display or judges the method.
+
+    Attributes:
+        read: Examples that the models were trained on, each as often as a model saw it; 0 until one is asked.
+        seconds: What their training took.
+    """
+
+    read: int
+    seconds: float
+
+    def __len__(self) -> int:
+        """How many, M."""
+        ...
+
+    def inside(self) -> tuple[Tensor, Tensor]:
+        """Ids of all training examples (N,), and which models saw which of them, as bool with shape (M, N)."""
+        ...
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Outputs of each model in evaluation mode, float32 with shape (M, B, *)."""
+        ...
+
+    def clones(self) -> list[Any]:
+        """A private clone of each model."""
+        ...
+
+
 def _no_prompts() -> Handle:
     """Where a trial has no concepts."""
     return cast(Handle, Sealed("prompts", "the method"))
+
+
+def _no_peers() -> Peers:
+    """Where no models are lent."""
+    return cast(Peers, Sealed("pool", "the method"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +359,7 @@ class Split:
             concepts are erased at once, `x` is the number of each prompt's, with shape (P, 1).
         anchor: Prompts of what takes its place, one for each of `concept`.
         preserve: Prompts of concepts that must stay.
+        pool: Models that the bench trains for the method, see `Method.wants`, and charges to it.
     """
 
     forget: Handle
@@ -314,6 +370,7 @@ class Split:
     concept: Handle = field(default_factory=_no_prompts)
     anchor: Handle = field(default_factory=_no_prompts)
     preserve: Handle = field(default_factory=_no_prompts)
+    pool: Peers = field(default_factory=_no_peers)
 
 
 def _order(rows: Tensor, rng: Generator | None) -> Tensor:

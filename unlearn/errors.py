@@ -37,6 +37,10 @@ class NoEffect(UnlearnError, RuntimeError):
     """A method changed nothing, so that nothing can have been forgotten."""
 
 
+class Exhausted(UnlearnError, RuntimeError):
+    """Deletions left nothing of a sliced model that may be used: it must be retrained."""
+
+
 class SealedError(UnlearnError, RuntimeError):
     """A method touched data it had not declared."""
 

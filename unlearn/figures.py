@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn import drawings
+from unlearn import drawings, fillings
+from unlearn.filling import Completes
 from unlearn.metric import Evidence, Metric, Signal
-from unlearn.subject import Classifies, Embeds, HasLoss, Predicts
+from unlearn.ops.values import predictions
+from unlearn.subject import Classifies, Embeds, HasLoss, Predicts, Regresses
 
 BINS = 32
 POINTS = 400
@@ -35,13 +37,19 @@ def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric
         metrics: Whose attacks are drawn.
 
     Returns:
-        Any of the keys `loss`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`, `forgotten`.
+        Any of the keys `loss`, `values`, `entropy`, `roc`, `attacks`, `classes`, `features`, `drawings`, `concepts`,
+        `completions`, `forgotten`.
     """
     subject = ev.subjects["unlearned"]
     made: Data = {}
     if isinstance(subject, HasLoss) and _sets(ev):
         made["loss"] = _histograms(ev, ev.losses, loss_edges)
         made["roc"] = _roc(ev, lambda who, where: -ev.losses(who, where))
+    if isinstance(subject, Regresses):
+        made["values"] = _histograms(ev, lambda who, where: predictions(ev, who, where), value_edges)
+        for name, unit in (("loss", ""), ("values", subject.unit)):
+            if made.get(name):
+                made[name]["unit"] = unit
     made["attacks"] = {
         name: curves
         for m in metrics
@@ -56,6 +64,8 @@ def collect(ev: Evidence, show_forgotten: bool = False, metrics: Sequence[Metric
     if ev.gallery is not None:
         made["drawings"] = drawings.grid(ev, ev.gallery, _models(ev))
         made["concepts"] = drawings.shares(ev, ev.gallery, _models(ev))
+    if isinstance(subject, Completes) and _sets(ev):
+        made["completions"] = fillings.grids(ev, _models(ev), show_forgotten)
     if show_forgotten:
         made["forgotten"] = _thumbs(ev)
     return {name: data for name, data in made.items() if data}
@@ -88,6 +98,11 @@ def loss_edges(values: Tensor) -> tuple[list[float], bool]:
 def entropy_edges(values: Tensor) -> tuple[list[float], bool]:
     """Even bins from 0 to the largest entropy seen, for values of shape (N,)."""
     return _linear(0.0, float(values.max())), False
+
+
+def value_edges(values: Tensor) -> tuple[list[float], bool]:
+    """Even bins over predicted values of shape (N,)."""
+    return _linear(float(values.min()), float(values.max())), False
 
 
 def roc(members: Tensor, others: Tensor, grid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a concept erasure is judged by: prompts to draw, and judges that look at the drawings."""
+"""What drawings and completed images are judged by: prompts to draw, and judges that look at what was made."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Judge = Callable[[Tensor], Tensor]
 Layers = Callable[[Tensor], tuple[Tensor, ...]]
+Keep = Callable[[str, Callable[[], nn.Module], Callable[[nn.Module], None]], nn.Module]
+"""From a name, what builds a network and what trains it in place to the trained network, ready to look at images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,25 @@ class Gallery:
         """The same over some of its prompts, given as a mask of shape (N,)."""
         captions = tuple(c for c, k in zip(self.captions, kept.tolist(), strict=True) if k)
         return replace(self, captions=captions, asked={a: ids[kept] for a, ids in self.asked.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Critics:
+    """Who looks at completed images: a judge of their class and networks of features, none of them the model's own.
+
+    Attributes:
+        names: Names of the K classes, by id.
+        labels: Class of each example by its id, with shape (N,).
+        judge: From images (B, C, H, W) to logits (B, K).
+        features: Networks by a name that tells them from all others: from images to features (B, D).
+        trained: What they were trained on, in words.
+    """
+
+    names: tuple[str, ...]
+    labels: Tensor
+    judge: Judge
+    features: Mapping[str, Judge] = field(default_factory=dict)
+    trained: str = ""
 
 
 def seen(logits: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_type_hints
 
 from torch import Tensor
@@ -51,12 +52,22 @@ class Method(Declared, ABC, Generic[S]):
     """Whether the result is a model that never saw the forget set."""
     idle: ClassVar[bool] = False
     """Whether it is meant to change nothing, as a control."""
+    advice: ClassVar[str] = ""
+    """Where a model comes from that offers what it needs, if few do."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Kinds of request on which the default does not work, with one sentence why."""
 
     def reads(self) -> frozenset[str]:
         """What this value of the method reads, where that depends on its fields; else `uses`."""
         return self.uses
+
+    def wants(self) -> tuple[str, int]:
+        """Kind and number of the models that it is lent as `pool`: `half-in` or `retrained`, see `unlearn.crowds`."""
+        return "", 0
+
+    def files(self) -> Sequence[Path]:
+        """Files of the user's own whose code decides the result, beside the one that defines the method."""
+        return ()
 
     @abstractmethod
     def unlearn(self, subject: S, data: Split, run: Run) -> S:

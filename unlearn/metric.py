@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlearn.data import Handle
 from unlearn.errors import Mismatch
-from unlearn.gallery import Gallery
+from unlearn.gallery import Critics, Gallery
 from unlearn.knobs import Declared
 from unlearn.runtime import Progress, Silent
 from unlearn.score import Aim, Score
@@ -47,7 +47,10 @@ class View:
 
 
 class Crowd(Protocol):
-    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right."""
+    """Many models of one recipe, seen through their margins log(p_y / (1 − p_y)) and whether they are right.
+
+    The margins of regressors are their signed errors.
+    """
 
     def __len__(self) -> int:
         """How many."""
@@ -84,8 +87,9 @@ class Evidence:
 
     Sets: `forget`, `retain` (training data), `fit` (held out, to fit attacks), `test` (held out, to score
     everything). Views: `audit` and `audit_fit`, the held-out examples that are distributed as the forget
-    set, with which attacks compare it; where classes are removed, `test_forget` and `test_retain`. Where training
-    examples were spoilt on purpose there are also held-out ones spoilt in the same way, see `Material.extra`.
+    set, with which attacks compare it; where classes or a range of targets are removed, `test_forget` and
+    `test_retain`, and `test_now` and `test_earlier` after several requests. Where training examples were spoilt on
+    purpose there are also held-out ones spoilt in the same way, see `Material.extra`.
 
     Attributes:
         subjects: `original`, `unlearned`, and where there are any `oracle`, `oracle2`, ...
@@ -102,6 +106,7 @@ class Evidence:
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`; None where no model can be trained.
         passes: Forward passes made, by (model, set).
         gallery: Who judges the drawings of the set `prompts`, where the subjects draw.
+        critics: Who looks at completed images, where the subjects complete some.
     """
 
     subjects: Mapping[str, Subject]
@@ -118,10 +123,16 @@ class Evidence:
     gallery: Gallery | None = None
     progress: Progress = field(default_factory=Silent)
     crowds: Callable[[str, int], Crowd] | None = None
+    critics: Critics | None = None
     _memo: dict[tuple[str, str], Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.handles = _Sets(self.handles)
+
+    @property
+    def parted(self) -> bool:
+        """Whether held-out examples of what is removed are told apart, as `test_forget` and `test_retain`."""
+        return bool(self.removed) or "test_forget" in self.views
 
     @property
     def has_oracle(self) -> bool:

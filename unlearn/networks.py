@@ -1,12 +1,13 @@
-"""Residual networks of the field: ResNet-18 for 32 x 32 images, ResNet-20/56, a fast one, and a small one for digits."""
+"""Networks of the field: ResNet-18 for 32 x 32 images, ResNet-20/56, a fast one, and for digits a small one and a ViT."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import gelu, pad, relu, scaled_dot_product_attention
 
 
 class Subsample(nn.Module):
@@ -156,6 +157,75 @@ def _unit(cin: int, cout: int, halve: bool = False) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(cin, cout, 3, 1, 1, bias=False), *pool, nn.BatchNorm2d(cout), nn.ReLU())
 
 
+class Attention(nn.Module):
+    """Self-attention of several heads over tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens (B, L, D) to the same shape."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return out
+
+
+class Transformer(nn.Module):
+    """A block of a transformer, norms first: x + attention, then x + fc2(gelu(fc1(x)))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens (B, L, D) to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        h: Tensor = x + self.fc2(gelu(self.fc1(self.norm2(x))))
+        return h
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer for small images: convolution, patches, blocks, mean over the tokens, linear head.
+
+    Without the convolution it learns a thousand images by heart and understands few others.
+
+    Args:
+        channels: Channels of the input.
+        classes: Number of outputs.
+        side: Pixels of a side of the images.
+        patch: Pixels of a side of a patch.
+        width: Features D of a token.
+        depth: Number of blocks.
+
+    References:
+        Dosovitskiy et al., 2021, An image is worth 16x16 words: transformers for image recognition at scale,
+        arXiv:2010.11929
+        Xiao et al., 2021, Early convolutions help transformers see better, arXiv:2106.14881
+    """
+
+    def __init__(
+        self, channels: int, classes: int, side: int = 8, patch: int = 2, width: int = 48, depth: int = 3
+    ) -> None:
+        super().__init__()
+        stem = [nn.Conv2d(channels, 32, 3, padding=1), nn.GELU()]
+        self.patches = nn.Sequential(*stem, nn.Conv2d(32, width, patch, patch))
+        self.positions = nn.Parameter(0.02 * torch.randn((side // patch) ** 2, width))
+        self.blocks = nn.ModuleList([Transformer(width, 4) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, channels, side, side)."""
+        h = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            h = block(h)
+        logits: Tensor = self.head(self.norm(h).mean(1))
+        return logits
+
+
 def resnet18(channels: int = 3, classes: int = 10) -> ResNet:
     """ResNet-18 with the 3 x 3 stem that is usual for 32 x 32 images."""
     return ResNet(channels, classes, (64, 128, 256, 512), 2)
@@ -181,12 +251,18 @@ def resnet9(channels: int = 3, classes: int = 10) -> ResNet9:
     return ResNet9(channels, classes)
 
 
+def vit(channels: int = 1, classes: int = 10) -> VisionTransformer:
+    """A small vision transformer for 8 x 8 images: three blocks over sixteen tokens, 0.1 million weights."""
+    return VisionTransformer(channels, classes)
+
+
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet8": resnet8,
     "resnet9": resnet9,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "vit": vit,
 }
 
 
@@ -196,3 +272,16 @@ def seeded(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
+
+
+def mlp(inputs: int, outputs: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Fully connected layers with ReLU between them, for rows of numbers.
+
+    Args:
+        inputs: Columns of a row.
+        outputs: Numbers that are predicted.
+        widths: Units of each hidden layer.
+    """
+    sizes = (inputs, *widths)
+    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))

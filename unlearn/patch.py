@@ -33,19 +33,30 @@ def weights_hash(state: State) -> str:
     return total.hexdigest()
 
 
+def plain(name: str) -> str:
+    """The name that a weight has without the adapter of PEFT around it.
+
+    Example:
+        >>> plain("base_model.model.blocks.0.fc1.base_layer.weight")
+        'blocks.0.fc1.weight'
+    """
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")
+
+
 def changed(base: State, done: State) -> dict[str, Tensor]:
-    """Tensors of `done` that are not bit-equal to those of `base`."""
-    return {n: t for n, t in done.items() if n not in base or not torch.equal(t, base[n])}
+    """Tensors of `done` that are not bit-equal to those of `base`; an adapter around a weight does not change it."""
+    before = {plain(n): t for n, t in base.items()}
+    return {n: t for n, t in done.items() if plain(n) not in before or not torch.equal(t, before[plain(n)])}
 
 
 def changed_share(base: nn.Module, done: nn.Module) -> float:
     """Share of the parameters whose value differs, 0 to 1."""
-    before = dict(base.named_parameters())
+    before = {plain(n): p for n, p in base.named_parameters()}
     moved = total = 0
     for name, p in done.named_parameters():
         total += p.numel()
-        same = name in before and before[name].shape == p.shape
-        moved += int((p != before[name]).sum()) if same else p.numel()
+        old = before.get(plain(name))
+        moved += int((p != old).sum()) if old is not None and old.shape == p.shape else p.numel()
     return moved / max(total, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from unlearn.crew import Job, measured, missing
 from unlearn.data import Resident
 from unlearn.method import Method
 from unlearn.metric import Metric
+from unlearn.ops.peers import Lent
 from unlearn.pool import Pool, set_digest
 from unlearn.runtime import Run
-from unlearn.scenario import Seeds, steps
+from unlearn.scenario import Seeds, Trial, steps
 from unlearn.store import address, read_json
 
 NAMES = {
@@ -25,6 +27,8 @@ NAMES = {
     "shadow": "shadow models",
     "unlearned": "further originals",
     "audit": "audit models",
+    "half-in": "models lent, on random halves",
+    "retrained": "models lent, retrained",
 }
 EVALUATION = 0.1  # seconds of a metric on one model, a generous mean; those of models come on top
 SHARE = 8  # part of the sets on which a method is timed that the store has no time of
@@ -106,7 +110,7 @@ def plan(
         shown, crowd = _jobs(pool, seeds, oracles, wanted)
         for what, some, at_once in (
             ("originals and oracles", shown, False),
-            *((NAMES[k], j, True) for k, j in crowd.items()),
+            *((NAMES[k], j, True) for k, j in {**crowd, **_lent(pool, methods, seeds, wanted)}.items()),
         ):
             made.items.append(_training(pool, what, some, at_once))
     for method in methods:
@@ -142,6 +146,25 @@ def _jobs(
             for kind, n in wanted.items():
                 crowd[kind] |= {_address(pool, j): j for j in crowds.jobs(kind, n, forget, kept, clean)}
     return list(shown.values()), {kind: list(found.values()) for kind, found in crowd.items()}
+
+
+def _lent(
+    pool: Pool, methods: Sequence[Method[Any]], seeds: Sequence[Seeds], wanted: Mapping[str, int]
+) -> dict[str, list[Job]]:
+    """What is trained to be lent to methods, by kind; an audit asks each of them for its points as well."""
+    found: dict[str, dict[str, Job]] = {}
+    asked = {method.wants() for method in methods if "pool" in method.reads()}
+    for one, step in itertools.product(seeds, range(len(steps(pool.scenario.request)))):
+        _, forget, before = pool.draw(one, step)
+        some = [(forget, ~(forget | before))]
+        if wanted.get("audit"):
+            points = crowds.points(len(forget))
+            some.append((points, ~points))
+        for kind, n in asked:
+            for gone, kept in some[: None if kind == "retrained" else 1]:
+                made = crowds.jobs(kind, n, gone, kept)
+                found.setdefault(kind, {}).update({_address(pool, j): j for j in made})
+    return {kind: list(some.values()) for kind, some in found.items()}
 
 
 def _address(pool: Pool, job: Job) -> str:
@@ -195,11 +218,29 @@ def _timed(on: Bench, pool: Pool, method: Method[Any], seeds: Seeds, part: int) 
         if isinstance(handle, Resident) and name in ("forget", "retain"):
             rows = handle.rows[:: min(part, max(1, len(handle) // 64))]
             trial.handles[name] = handle.take(rows)
+    trial.lenders = _Untrained(pool)
     split, _ = lend(trial, method)
     share = len(pool.material.train.rows) / max(1, sum(len(trial.handles[n]) for n in ("forget", "retain")))
     started = time.perf_counter()
     method.unlearn(trial.original.clone(), split, Run(seeds.method, on.device))
     return share * (time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Untrained:
+    """Lends untrained models, which answer as fast as trained ones."""
+
+    pool: Pool
+
+    def addresses(self, trial: Trial, kind: str, n: int) -> list[str]:
+        return []
+
+    def lend(self, trial: Trial, kind: str, n: int) -> Lent:
+        total = len(self.pool.material.train.rows)
+        everything = torch.ones(total, dtype=torch.bool)
+        seen = torch.stack([j.keep for j in crowds.jobs(kind, n, ~everything, everything)])
+        ids = self.pool.material.train.rows
+        return Lent([self.pool.fresh(0)] * n, ids.to(self.pool.device), seen.to(self.pool.device))
 
 
 def _memory(pool: Pool) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unlearn.audits import audit_views
 from unlearn.checks import check_labels, check_weights, probe
 from unlearn.concepts import asked, at_once
 from unlearn.data import RESIDENT_BYTES, Resident, Stream
@@ -28,7 +29,6 @@ from unlearn.scenario import (
     Seeds,
     Shelf,
     Trial,
-    audit_views,
     removed_classes,
     steps,
 )
@@ -144,6 +144,37 @@ class Pool:
         save_tensors(folder / "rows.safetensors", {"rows": self.material.train.rows[keep]})
         (folder / "info.json").write_text(json.dumps({"seconds": seconds, "what": what}))
 
+    def kept(
+        self, name: str, build: Callable[[], nn.Module], train: Callable[[nn.Module], None]
+    ) -> nn.Module:
+        """A network that looks at what models make, trained once on the CPU; no method ever sees it.
+
+        Args:
+            name: What tells it from the scenario's other ones.
+            build: Returns it untrained.
+            train: Trains it in place.
+        """
+        code = code_of(type(self.scenario), modules=self.scenario.modules)
+        recipe = {
+            "name": name,
+            "scenario": self.scenario.name,
+            "material": self.material.content,
+            "code": code,
+        }
+
+        def make(folder: Path) -> None:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+            ):  # who looks first may be in no mood to train
+                net = build()
+                train(net)
+            save_tensors(folder / "weights.safetensors", net.state_dict())
+
+        path, net = self.store.build("judge", recipe, make), build()
+        net.load_state_dict(load_tensors(path / "weights.safetensors"))
+        return net.eval().requires_grad_(False)
+
     def rows_of(self, model: Model) -> Tensor:
         """Ids of the examples that a model of the store was trained on, with shape (n,).
 
@@ -189,7 +220,7 @@ class Pool:
         handles, views = self._examples(forget, kept), {}
         if handles:
             probe(original.subject, handles["forget"])
-            views = audit_views(request, self.material, removed, now)
+            views = audit_views(request, self.material, removed, now, steps(self.scenario.request)[:step])
             read = {train.labels.way, *(v.base.partition("_")[0] for v in views.values())}
             extra = self.material.extra.items()
             handles |= {n: self.shelf.of(part) for n, part in extra if n.partition("_")[0] in read}
@@ -220,7 +251,7 @@ class Pool:
             views, removed, train.labels.classes, original.address,
             [m.address for m in made], {**facts, "sizes": sizes, "step": step, "material": self.material.content,
              "inputs": self.material.inputs or self.material.content, "training": self._training()}, notes,
-            gallery, clean=clean,
+            gallery, clean=clean, critics=self.scenario.critics(self.kept),
         )  # fmt: skip
 
     def clean(self, seeds: Seeds, step: int) -> Tensor:
@@ -262,12 +293,14 @@ class Pool:
 
     def draw(self, seeds: Seeds, step: int) -> tuple[Request, Tensor, Tensor]:
         """The request of a step, what it forgets, and what the steps before forgot, as masks (N,)."""
-        *earlier, (request, forget) = drawn(self.scenario, self.material.train.labels, seeds.draw)[: step + 1]
+        every = drawn(self.scenario, self.material.train.labels, seeds.draw)
+        *earlier, (request, forget) = every[: step + 1]
         before = torch.zeros_like(forget)
         for _, gone in () if at_once(self.scenario.request) else earlier:
             before |= gone
-        if not forget.any():
-            raise BadValue(f"{request}: all of it was forgotten by an earlier request; leave it out")
+        for each, rows in every:
+            if not rows.any():
+                raise BadValue(f"{each}: all of it was forgotten by an earlier request; leave it out")
         if (forget | before).all():
             raise BadValue(
                 f"{self.scenario.request}: this is the whole training set; nothing would be left to retain"
@@ -347,8 +380,9 @@ def holders(scenario: Scenario, draw: int, store: Store) -> list[Entry]:
 
 
 def _draws(report: Entry) -> bool:
-    """Whether a report shows what models drew."""
-    return bool(json.loads((report.path / "report.json").read_text())["figures"].get("drawings"))
+    """Whether a report shows what models drew or filled in."""
+    figures = json.loads((report.path / "report.json").read_text())["figures"]
+    return bool(figures.get("drawings") or figures.get("completions"))
 
 
 def drawn(scenario: Scenario, labels: Labels, draw: int) -> list[tuple[Request, Tensor]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
+PROTOCOLS = ("subject", "deletable", "filling")
+"""Modules that hold the subject protocols, those that others build on first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,22 @@ class Listing:
     def reference(self) -> str:
         """The lines of the docstring's References block, joined."""
         return section(self.doc, "References")
+
+    @property
+    def reconstructed(self) -> str:
+        """What it was rebuilt from where neither paper nor code could be followed; nothing elsewhere."""
+        return reconstruction(self.doc)
+
+
+def reconstruction(doc: str) -> str:
+    r"""The paragraph of a docstring that begins with RECONSTRUCTED, on one line.
+
+    Example:
+        >>> reconstruction("Does it.\n\nRECONSTRUCTED from the\nabstract.\n\nMore.")
+        'RECONSTRUCTED from the abstract.'
+    """
+    paragraphs = inspect.cleandoc(doc).split("\n\n")
+    return next((" ".join(p.split()) for p in paragraphs if p.startswith("RECONSTRUCTED")), "")
 
 
 def section(doc: str, title: str) -> str:
@@ -254,13 +272,20 @@ def _value(cls: ast.ClassDef, name: str) -> ast.expr | None:
 
 @functools.cache
 def protocols() -> dict[str, frozenset[str]]:
-    """The members of each subject protocol, read from `unlearn/subject.py` without importing torch."""
+    """The members of each subject protocol, read from the source of `PROTOCOLS` without importing torch."""
     found: dict[str, frozenset[str]] = {}
-    for node in ast.parse((ROOT / "subject.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef):
-            bases = [found.get(ast.unparse(b), frozenset()) for b in node.bases]
-            found[node.name] = _members(node).union(*bases)
+    for module in PROTOCOLS:
+        for node in ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases = [found.get(ast.unparse(b), frozenset()) for b in node.bases]
+                found[node.name] = _members(node).union(*bases)
     return found
+
+
+def protocol(name: str) -> Any:
+    """The subject protocol of this name, imported now if it was not."""
+    modules = (importlib.import_module(f"unlearn.{m}") for m in PROTOCOLS)
+    return next(vars(m)[name] for m in modules if name in vars(m))
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,40 +12,18 @@ from torch import Generator, Tensor
 
 from unlearn.errors import BadValue
 from unlearn.knobs import Declared, knob
+from unlearn.labels import Labels as Labels
+from unlearn.labels import between, plain
 from unlearn.positions import is_file, positions
 from unlearn.registry import unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What a request may look at: the training set without its inputs.
-
-    Attributes:
-        y: Class or target of each example, with shape (N,).
-        classes: Names of the classes, by id.
-        fine: Sub-class of each example, with shape (N,), or None.
-        fine_classes: Names of the sub-classes, by id.
-        groups: Owner of each example (person, author, account), or None.
-        spoilt: Which examples were spoilt on purpose, with shape (N,), or None.
-        way: Kind of the request that names them: noisy, confused, poisoned or planted; nothing where none were.
-        ids: Position of each example in the data as they were given, with shape (N,), where some were held
-            out or left out; None where that is its place here.
-    """
-
-    y: Tensor
-    classes: tuple[str, ...] = ()
-    fine: Tensor | None = None
-    fine_classes: tuple[str, ...] = ()
-    groups: tuple[str, ...] | None = None
-    spoilt: Tensor | None = None
-    way: str = ""
-    ids: Tensor | None = None
 
 
 class Request(Declared, ABC):
     """A choice of training examples to be forgotten."""
 
     kind: ClassVar[str]
+    parts: ClassVar[bool] = False
+    """Whether held-out examples like the forgotten ones are scored apart from the others."""
 
     @abstractmethod
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
@@ -71,14 +48,17 @@ class Request(Declared, ABC):
 
 
 class ForgetClass(Request):
-    """All examples of a class: `class=3` or `class=ship`."""
+    """All examples of a class, `class=3` or `class=ship`, or of several at once, `class=3:5`."""
 
     kind: ClassVar[str] = "class"
-    label: str = knob(..., "number or name of the class")
+    label: str = knob(..., "number or name of the class, or several joined by :")
 
     def rows(self, labels: Labels, rng: Generator) -> Tensor:
         """See `Request.rows`."""
-        return _chosen(labels.y == class_id(self.label, labels.classes, "class"), self)
+        names = [self.label] if self.label in labels.classes else self.label.split(":")
+        ids = [class_id(name, labels.classes, "class") for name in names]
+        _once(str(self), [labels.classes[i] if labels.classes else str(i) for i in ids])
+        return _chosen(torch.isin(labels.y, torch.tensor(ids)), self)
 
     def __str__(self) -> str:
         return f"class={self.label}"
@@ -164,6 +144,25 @@ class ForgetGroup(Request):
 
     def __str__(self) -> str:
         return f"group={self.group}"
+
+
+class ForgetRange(Request):
+    """All examples whose target lies in a range, both ends included: `range=25:80`."""
+
+    kind: ClassVar[str] = "range"
+    parts: ClassVar[bool] = True
+    low: float = knob(..., "smallest target to forget, in the unit of the targets", ge=-1e300)
+    high: float = knob(..., "largest target to forget", le=1e300)
+
+    def rows(self, labels: Labels, rng: Generator) -> Tensor:
+        """See `Request.rows`."""
+        if not self.low <= self.high:
+            raise BadValue(f"{self}: the range is empty; write the smaller end first, as in range=0:2")
+        inside = between(labels.y, self.low, self.high, str(self))
+        return _chosen(inside, self)
+
+    def __str__(self) -> str:
+        return f"range={plain(self.low)}:{plain(self.high)}"
 
 
 class ForgetConcept(Request):
@@ -278,40 +277,31 @@ class ForgetSequence(Request):
 
 
 KINDS: dict[str, type[Request]] = {
-    c.kind: c
-    for c in (
-        ForgetClass,
-        ForgetSubclass,
-        ForgetRandom,
-        ForgetIndices,
-        ForgetGroup,
-        ForgetConcept,
-        *SPOILT.values(),
-        ForgetSequence,
-    )
-}
+    c.kind: c for c in (ForgetClass, ForgetSubclass, ForgetRandom, ForgetIndices, ForgetGroup, ForgetConcept, ForgetRange,
+                        *SPOILT.values(), ForgetSequence)
+}  # fmt: skip
 
 
 def parse(text: str) -> Request:
     """Reads a request as it is written on the command line.
 
     Args:
-        text: `class=3`, `subclass=rocket`, `random=0.1`, `group=alice`, `indices=1:5:8`, the path of a file with
+        text: `class=3`, `subclass=rocket`, `random=0.1`, `range=25:80`, `group=alice`, `indices=1:5:8`, the path of a file with
             one position in each line, what was spoilt on purpose (`noisy`, `confused`, `poisoned`, `planted`, or
-            the identified share of it, `noisy=0.1`), or several of these joined by `+`; concepts may be joined
-            by `&`, to be erased at once.
+            the identified share of it, `noisy=0.1`), or several of these joined by `+`; what has no kind there has
+            that of the one before, as in `class=3+5`. Concepts may be joined by `&`, to be erased at once.
 
     Raises:
-        BadValue: If it is none of these.
+        BadValue: If it is none of these, or names a class twice.
 
     Example:
-        >>> [str(step) for step in parse("class=3+class=5").steps]
-        ['class=3', 'class=5']
+        >>> [str(step) for step in parse("class=3+5:7+random=0.1").steps]
+        ['class=3', 'class=5:7', 'random=0.1']
     """
     if "&" in text and not is_file(text.removeprefix("indices=")):
         return at_once([parse(t) for t in text.split("&")])
     if "+" in text and not is_file(text.removeprefix("indices=")):
-        return ForgetSequence(steps=tuple(parse(t) for t in text.split("+")))
+        return _in_turn(text)
     kind, _, value = text.partition("=")
     if kind in SPOILT:
         return SPOILT[kind](share=_number(value, text) if "=" in text else 1.0)
@@ -323,21 +313,36 @@ def parse(text: str) -> Request:
         return ForgetGroup(group=value)
     if kind == "random" and value:
         return ForgetRandom(fraction=_number(value, text))
+    if kind == "range" and value.count(":") == 1:
+        low, high = (_number(end, text) for end in value.split(":"))
+        return ForgetRange(low=low, high=high)
     if kind == "indices" and value:
         return ForgetIndices(indices=positions(value))
     if not value and is_file(text):
         return ForgetIndices(indices=positions(text))
     raise BadValue(
-        f"cannot read the request {text!r}; write class=3, subclass=rocket, random=0.1, group=alice, concept=three, noisy, confused, poisoned, planted, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
+        f"cannot read the request {text!r}; write class=3, class=3:5 for both at once, subclass=rocket, random=0.1, range=25:80, group=alice, concept=three, noisy, confused, poisoned, planted, indices=1:5:8 or the path of a file with one position in each line, joined by + for several"
     )
 
 
-def at_once(asked: Sequence[Request]) -> ForgetSequence:
-    """Several concepts to be erased by one unlearning.
+def _in_turn(text: str) -> ForgetSequence:
+    """Requests joined by `+`."""
+    words: list[str] = []
+    for word in text.split("+"):
+        alone = "=" in word or word in SPOILT or not words or "=" not in words[-1] or is_file(word)
+        words.append(word if alone else f"{words[-1].partition('=')[0]}={word}")
+    steps = tuple(map(parse, words))
+    _once(text, [name for s in steps if isinstance(s, ForgetClass) for name in s.label.split(":")])
+    return ForgetSequence(steps=steps)
 
-    Raises:
-        BadValue: If something else is among them.
-    """
+
+def _once(text: str, names: Sequence[str]) -> None:
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise BadValue(f"{text}: class {twice[0]} is named twice, and can be forgotten once; leave one out")
+
+
+def at_once(asked: Sequence[Request]) -> ForgetSequence:
+    """Several concepts to be erased by one unlearning; anything else among them is refused."""
     if other := [r for r in asked if not isinstance(r, ForgetConcept)]:
         raise BadValue(
             f"{other[0]} cannot be forgotten at once with something else; join concepts by &, and everything else by +, one after another"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from unlearn import request as requests
-from unlearn.data import RESIDENT_BYTES, Resident, Stream, handle
+from unlearn.data import RESIDENT_BYTES, Peers, Resident, Stream, handle
 from unlearn.errors import BadValue
-from unlearn.gallery import Gallery
+from unlearn.gallery import Critics, Gallery, Keep
 from unlearn.knobs import Declared, Knob, knob
 from unlearn.metric import Crowd, View
 from unlearn.registry import scenarios, unknown
@@ -132,6 +132,14 @@ class Scenario(Declared, ABC):
         """
         return None
 
+    def critics(self, keep: Keep) -> Critics | None:
+        """Who looks at completed images, or None where no image is completed.
+
+        Args:
+            keep: Trains a network once and keeps it, and is not called before somebody looks.
+        """
+        return None
+
     def options(self) -> dict[str, Any]:
         """Fields other than the request, as JSON."""
         return {k: v for k, v in self.model_dump(mode="json", exclude={"request"}).items()}
@@ -220,6 +228,18 @@ def _word(value: Any) -> str:
     )
 
 
+class Lenders(Protocol):
+    """Trains the models that methods are lent, see `unlearn.data.Peers`."""
+
+    def addresses(self, trial: Trial, kind: str, n: int) -> list[str]:
+        """Addresses in the store of the models of a trial, whether or not they are there."""
+        ...
+
+    def lend(self, trial: Trial, kind: str, n: int) -> Peers:
+        """The models of a trial, trained or fetched."""
+        ...
+
+
 @dataclass(slots=True)
 class Trial:
     """One seeded realisation of a scenario: models and handles, ready for a method.
@@ -241,6 +261,8 @@ class Trial:
         gallery: What drawings are judged by, where the subjects draw.
         crowds: Trains or fetches n models of a kind, see `unlearn.crowds`.
         clean: Which training examples a reference may see, as a mask of shape (N,); what is retained if None.
+        lenders: Trains or fetches the models that a method is lent, where models can be trained.
+        critics: Who looks at completed images, where the subjects complete some.
     """
 
     scenario: Scenario
@@ -259,6 +281,8 @@ class Trial:
     gallery: Gallery | None = None
     crowds: Callable[[str, int], Crowd] | None = None
     clean: Tensor | None = None
+    lenders: Lenders | None = None
+    critics: Critics | None = None
 
 
 def steps(request: Request) -> tuple[Request, ...]:
@@ -302,51 +326,6 @@ def removed_classes(labels: Labels, forget: Tensor) -> tuple[int, ...]:
         return ()
     kept = set(labels.y[~forget].tolist())
     return tuple(sorted(set(labels.y[forget].tolist()) - kept))
-
-
-def audit_views(
-    request: Request, material: Material, removed: tuple[int, ...], now: tuple[int, ...]
-) -> dict[str, View]:
-    """Views on the held-out sets that attacks and class-wise scores read.
-
-    `audit` (for scores) and `audit_fit` (to fit attacks) hold the examples that are distributed as the forget
-    set: spoilt as it is, of the classes that this request removes, of the sub-class or group where the data name
-    it, else of all classes that are left.
-
-    Args:
-        request: The one that is served.
-        material: The data.
-        removed: Ids of the removed classes, by this request and earlier ones.
-        now: Ids of those that this request removes.
-    """
-    views, way = {}, material.train.labels.way
-    for base, name in (("test", "audit"), ("fit", "audit_fit")):
-        part: Part = getattr(material, base)
-        if way:
-            base = f"{way if request.kind == way else 'mixed'}_{base}"
-            part = material.extra[base]
-        everything = torch.arange(len(part.rows))
-        rows = everything if request.kind == way else _alike(request, part.labels, removed, now)
-        views[name] = View(base, rows)
-    if removed:
-        gone = torch.isin(material.test.labels.y, torch.tensor(removed))
-        views["test_forget"] = View("test", gone.nonzero().flatten())
-        views["test_retain"] = View("test", (~gone).nonzero().flatten())
-    return views
-
-
-def _alike(request: Request, labels: Labels, removed: tuple[int, ...], now: tuple[int, ...]) -> Tensor:
-    if now:
-        return torch.isin(labels.y, torch.tensor(now)).nonzero().flatten()
-    everything = torch.arange(len(labels.y))
-    if removed:
-        return everything[~torch.isin(labels.y, torch.tensor(removed))]
-    if request.kind in ("subclass", "group", "concept"):
-        try:
-            return request.rows(labels, torch.Generator())
-        except (BadValue, LookupError):
-            return everything
-    return everything
 
 
 def stratified(y: Tensor, shares: tuple[float, ...], rng: Generator) -> list[Tensor]:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from unlearn.errors import StoreError, UnknownName, UnlearnError
 from unlearn.provenance import digest, file_digest
 
-KINDS = ("trained", "unlearned", "outputs", "report", "measured")
+KINDS = ("trained", "unlearned", "outputs", "report", "measured", "judge")
 STALE_DRAFT = 24 * 3600.0
 
 

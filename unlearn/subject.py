@@ -6,13 +6,12 @@ of what the method fits. A method that needs two names an intersection, at the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
+from unlearn.modes import mode as mode
 from unlearn.runtime import Run
 
 
@@ -70,6 +69,32 @@ class Classifies(HasLoss, Predicts, Protocol):
 
 
 @runtime_checkable
+class Regresses(HasLoss, Predicts, Protocol):
+    """Predicts values, standardised or not; `unit` names what they are measured in, or is empty."""
+
+    unit: str
+
+    def in_unit(self, values: Tensor) -> Tensor:
+        """Outputs or targets, with shape (B, K), in that unit."""
+        ...
+
+
+@runtime_checkable
+class Matches(HasLoss, Predicts, Protocol):
+    """Brings images and texts together; outputs are how well each of the bank's `texts`, ids (M, L), fits."""
+
+    texts: Tensor
+
+    def cosines(self, batch: Batch) -> Tensor:
+        """Cosine of each image and its own text, with shape (B,)."""
+        ...
+
+    def meant(self, ids: Tensor) -> Tensor:
+        """Which texts of the bank say the same as each of some texts (N, L), as a mask of shape (N, M)."""
+        ...
+
+
+@runtime_checkable
 class Embeds(Subject, Protocol):
     """Has features: what enters the last layer."""
 
@@ -111,11 +136,7 @@ class Trains(Fresh, Protocol):
     recipe: Any
 
     def fit(self, handle: Handle, run: Run) -> None:
-        """Trains in place on the set.
-
-        Raises:
-            Mismatch: If the recipe is unknown.
-        """
+        """Trains in place on the set; raises Mismatch where the recipe is unknown."""
         ...
 
 
@@ -342,19 +363,6 @@ class NextToken(Subject, Protocol):
 
 
 @runtime_checkable
-class Sliced(Subject, Protocol):
-    """Trained in slices, so that some can be deleted exactly."""
-
-    def slices(self) -> Iterator[Tensor]:
-        """Ids of the examples of each slice."""
-        ...
-
-    def drop(self, ids: Tensor) -> bool:
-        """Deletes the slices that hold `ids`; False when nothing usable is left and it must be retrained."""
-        ...
-
-
-@runtime_checkable
 class AttendsToExamples(Noises, Attends, Protocol):
     """Shows where its cross-attention looks, in noisy examples: what resteering of attention needs."""
 
@@ -384,16 +392,6 @@ class TrainsInLayers(Layers, Trains, Protocol):
     """Knows its layers and its recipe: what exact re-training of the last ones needs."""
 
 
-@contextmanager
-def mode(module: nn.Module, *, train: bool) -> Iterator[None]:
-    """Puts every submodule into train or evaluation mode, and back as it was afterwards.
-
-    In train mode batch norm uses batch statistics and moves its running ones.
-    """
-    before = [(m, m.training) for m in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for m, flag in before:
-            m.training = flag
+@runtime_checkable
+class RegressesInLayers(Regresses, Layers, Trains, Protocol):
+    """Predicts values, and knows its layers and its recipe: what copying an ignorant proxy layer by layer needs."""

@@ -14,11 +14,13 @@ SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "standard": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 16}, "rmia": {"models": 16},
         "klom": {"models": 20}, "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {},
+        "anamnesis": {}, "coverage": {}, "mia-error": {}, "lira-error": {"models": 16},
     },
     "full": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 64, "shared": False}, "rmia": {"models": 64},
         "klom": {"models": 100, "form": "binned"}, "epsilon": {"models": 100}, "u-lira": {"models": 64, "shared": False},
         "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {}, "mia-logistic": {}, "nomus": {},
+        "anamnesis": {}, "coverage": {}, "mia-error": {}, "lira-error": {"models": 64, "shared": False},
         "layers": {}, "downstream": {}, "cam": {}, "confusion": {}, "backdoor": {}, "canaries": {}, "regained": {},
     },
 }  # fmt: skip

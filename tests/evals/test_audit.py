@@ -2,8 +2,8 @@
 
 import pytest
 
+from unlearn.audits import audit_views
 from unlearn.request import parse
-from unlearn.scenario import audit_views
 from unlearn.scenarios.digits import Digits
 
 

@@ -1,6 +1,7 @@
 """What single metrics say of small real models, computed apart from them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,49 @@ def test_h_mean_by_hand(world):
     assert score.aim is Aim.UP and scores("h-mean", world())["h-mean"].aim is Aim.MATCH
 
 
+def second_request(ev):
+    """The same evidence after two requests, of which the first removed class 1."""
+    y = ev.y("test")
+    places = {"test_now": y == 2, "test_earlier": y == 1, "test_forget": (y == 1) | (y == 2),
+              "test_retain": (y != 1) & (y != 2)}  # fmt: skip
+    views = {**ev.views, **{n: View("test", mask.nonzero().flatten()) for n, mask in places.items()}}
+    return replace(ev, views=views, removed=(1, 2))
+
+
+def test_drop_by_hand_and_its_sets(world):
+    ev = world((2,))
+    found = scores("drop", ev)
+    for what, where in (("forget", "test_forget"), ("retain", "test_retain")):
+        score = found[f"drop/{what}"]
+        assert score.value == pytest.approx(hits(ev, "original", where) - hits(ev, "unlearned", where))
+        assert score.reference == pytest.approx(hits(ev, "original", where) - hits(ev, "oracle", where))
+        assert score.original == 0
+    assert found["drop/forget"].aim is Aim.UP and found["drop/retain"].aim is Aim.DOWN
+    random = scores("drop", world())
+    assert random["drop/forget"].value == pytest.approx(
+        hits(world(), "original", "forget") - hits(world(), "unlearned", "forget")
+    )
+    assert random["drop/forget"].aim is Aim.MATCH and set(random) == {"drop/forget", "drop/retain"}
+
+
+def test_after_several_requests_each_is_judged_by_its_own_classes(world):
+    """H-mean of the last request must not count classes that were gone before it."""
+    ev = second_request(world((2,)))
+    kept, drop = (
+        hits(ev, "unlearned", "test_retain"),
+        hits(ev, "original", "test_now") - hits(ev, "unlearned", "test_now"),
+    )
+    assert drop > 0
+    assert scores("h-mean", ev)["h-mean"].value == pytest.approx(2 / (1 / kept + 1 / drop))
+    found = scores("drop", ev)
+    assert found["drop/forget"].value == pytest.approx(drop)
+    lost = hits(ev, "original", "test_earlier") - hits(ev, "unlearned", "test_earlier")
+    assert found["drop/earlier"].value == pytest.approx(lost) and found["drop/earlier"].aim is Aim.MATCH
+    shown = scores("accuracy", ev)
+    assert shown["accuracy/test_earlier"].value == pytest.approx(hits(ev, "unlearned", "test_earlier"))
+    assert "accuracy/test_now" in shown and "accuracy/test_now" not in scores("accuracy", world((2,)))
+
+
 def test_attacks_compare_forget_with_like_held_out_examples(world):
     ev = world((2,))
     audit = ev.y("test") == 2
@@ -192,6 +236,13 @@ def test_costs_are_read_from_the_run(world):
     assert scores("memory", ev)["memory/peak"].value == 1000
     read = {name: s.value for name, s in scores("read", ev).items()}
     assert read == {"read/forget": 40, "read/retain": 0, "read/validation": 7}
+
+
+def test_training_models_that_the_method_was_lent_is_part_of_its_time(world):
+    ev = world()
+    ev.facts = {**ev.facts, "pool_seconds": 6.0}
+    time = scores("run-time", ev)
+    assert (time["run-time/seconds"].value, time["run-time/ratio"].value) == (8.0, 1.0)
 
 
 def test_costs_that_nobody_knows_stay_unknown(world):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unlearn.bench import Bench
     from unlearn.report import Report
 
-KINDS = ("shadow", "half", "audit")
+KINDS = ("shadow", "half", "audit", "half-in", "retrained")
 Seed = Annotated[int, typer.Option(help="Seed of training and forget draw.", min=0, max=LARGEST_SEED)]
 
 
@@ -94,7 +94,10 @@ def oracles(
     scenario: Annotated[str, typer.Argument(help="Data, model and request, see `unlearn scenarios`.")],
     n: Annotated[int, typer.Option("--n", help="How many models.", min=1)] = 8,
     kind: Annotated[
-        str, typer.Option(help="shadow: retrained without the forget set; half or audit: on random halves.")
+        str,
+        typer.Option(
+            help="shadow: retrained without the forget set; half or audit: on random halves; half-in or retrained: lent to methods."
+        ),
     ] = "shadow",
     seed: Seed = 0,
     plugin: Plugins = None,

@@ -18,7 +18,7 @@ REGISTRIES: dict[str, registry.Registry[Any]] = {
     "scenarios": registry.scenarios,
 }
 REQUESTS = (
-    "Requests: class=3, subclass=rocket, random=0.1, group=alice, indices=1:5:8, or the path of a file with one position "
+    "Requests: class=3, subclass=rocket, random=0.1, range=25:80, group=alice, indices=1:5:8, or the path of a file with one position "
     "in each line; what was spoilt on purpose: noisy, confused, poisoned, planted, or poisoned=0.1 if a tenth of it was "
     "identified; several one after another: class=3+class=5. Options follow: digits/random=0.1,noise=0.1"
 )
@@ -97,6 +97,8 @@ def _option(name: str, kind: str) -> str:
 def _facts(cls: Any, listing: Listing) -> Iterator[str]:
     yield f"Fits: {', '.join(s for s in registry.subjects.names() if _fits(listing, s)) or 'no built-in subject'} (needs {listing.needs})"
     yield f"Reads: {', '.join(sorted(cls().reads())) or 'nothing'}"
+    if (wanted := cls().wants())[1]:
+        yield f"Is lent: {wanted[1]} {wanted[0]} models, trained for it and charged to it"
     for name, preset in cls.presets.items():
         values = ", ".join(f"{k}={v}" for k, v in preset.values.items()) or "the defaults"
         yield f"Preset {name}: {values} ({preset.source})"
@@ -113,6 +115,7 @@ def _entry(m: Listing) -> dict[str, Any]:
         "name": m.name,
         "summary": m.summary,
         "reference": m.reference,
+        "reconstructed": m.reconstructed,
         "needs": m.needs,
         "uses": list(m.uses),
         "origin": m.origin,

@@ -15,7 +15,8 @@ class Accuracy(Metric):
     """Share of examples classified right, on forget, retain and test data.
 
     Where classes are removed, held-out examples are counted apart: those of the removed classes
-    (`test_forget`) and of the others (`test_retain`). A good model answers the forget set as the oracle
+    (`test_forget`) and of the others (`test_retain`), and after several requests those of the classes that the last one
+    removed (`test_now`) and that earlier ones did (`test_earlier`): what was forgotten may come back. A good model answers the forget set as the oracle
     does, not worse.
 
     References:
@@ -24,7 +25,8 @@ class Accuracy(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score for each set."""
-        return [self._score(ev, where) for where in scored(ev)]
+        later = [n for n in ("test_now", "test_earlier") if n in ev.views and len(ev.y(n))]
+        return [self._score(ev, where) for where in (*scored(ev), *later)]
 
     def _score(self, ev: Evidence, where: str) -> Score:
         hits = ev.correct("unlearned", where)

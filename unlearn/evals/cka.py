@@ -14,7 +14,7 @@ from unlearn.ops.representations import cka, cka_debiased, cka_minibatch
 from unlearn.ops.sets import like_retain
 from unlearn.ops.stats import over_examples
 from unlearn.registry import metrics
-from unlearn.subject import EmbedsClasses
+from unlearn.subject import Embeds
 
 FORMS: Mapping[str, Callable[[Tensor, Tensor], float]] = {
     "full": cka, "debiased": cka_debiased, "minibatch@uuef": cka_minibatch,
@@ -38,7 +38,7 @@ class Cka(Metric):
         (`form="minibatch@uuef"`).
     """
 
-    needs: ClassVar[type] = EmbedsClasses
+    needs: ClassVar[type] = Embeds
     basic: ClassVar[bool] = False
     draws: int = knob(100, "bootstrap draws of an interval", ge=20)
     form: Literal["full", "debiased", "minibatch@uuef"] = knob("full", "how it is estimated")
@@ -56,12 +56,20 @@ class Cka(Metric):
 
             def ends(who: str, where: str = where, n: int = n) -> Ends:
                 x, y = ev.features("unlearned", where), ev.features(who, where)
-                return over_examples(
+                found = over_examples(
                     lambda rows: FORMS[self.form](x[rows], y[rows]), n, seed=ev.seed, draws=self.draws
                 )
+                return _holding(found, between("unlearned", who))
 
             rest: dict[str, Any] = {"metric": self.name, "variant": variant, "n": n}
             found.append(ev.distance(f"cka/{where}", between, Aim.UP, partial(ends, "oracle"), **rest))
             mine = partial(between, "original")
             found.append(ev.level(f"cka/{where}-original", mine, Aim.MATCH, **rest, **ends("original")))
         return found
+
+
+def _holding(ends: Ends, value: float) -> Ends:
+    """An interval that holds the value too: resampled examples come twice, which makes few of them look more alike."""
+    if not ends:
+        return ends
+    return {**ends, "low": min(ends["low"], value), "high": max(ends["high"], value)}

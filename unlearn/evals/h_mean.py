@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.sets import asked
 from unlearn.ops.stats import Rows, over_examples
 from unlearn.registry import metrics
 
@@ -15,8 +16,9 @@ class HMean(Metric):
 
         H = 2 Acc_r Drop / (Acc_r + Drop),
 
-    on held-out examples of the kept and of the removed classes, or on the retain and the forget set where no
-    class is removed; there the oracle's value is the aim. Compare only at one original.
+    on held-out examples of the kept classes and of those that this request removes, or on the retain and the forget set
+    where it removes none; there the oracle's value is the aim. Of requests one after another, θ₀ is what the one before
+    left. Compare only at one original.
 
     References:
         Zhao et al., 2024, Continual forgetting for pre-trained vision models (GS-LoRA), arXiv:2403.11530
@@ -24,7 +26,7 @@ class HMean(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score."""
-        kept, gone = ("test_retain", "test_forget") if ev.removed else ("retain", "forget")
+        gone, kept = asked(ev)
         if not (len(ev.y(kept)) and len(ev.y(gone))):
             return []
 
@@ -38,7 +40,7 @@ class HMean(Metric):
             return h_mean(share(who, kept, kept_rows), drop)
 
         return [ev.level(
-            "h-mean", of, Aim.UP if ev.removed else Aim.MATCH, metric=self.name, n=sum(sizes),
+            "h-mean", of, Aim.MATCH if gone == "forget" else Aim.UP, metric=self.name, n=sum(sizes),
             **over_examples(lambda *rows: of("unlearned", *rows), *sizes, seed=ev.seed),
         )]  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from unlearn.filling import Completes
 from unlearn.metric import Aim, Evidence, Metric, Score
 from unlearn.ops.sets import scored
 from unlearn.ops.stats import ends_of_mean
 from unlearn.registry import metrics
-from unlearn.subject import Classifies, HasLoss
+from unlearn.subject import Classifies, HasLoss, Regresses
 
 
 @metrics.register("loss")
@@ -23,12 +24,13 @@ class Loss(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score for each set."""
-        unit = "nats" if isinstance(ev.subjects["unlearned"], Classifies) else "loss"
+        subject = ev.subjects["unlearned"]
+        unit = "nats" if isinstance(subject, Classifies) else "" if isinstance(subject, Regresses) else "loss"
         return [self._score(ev, where, unit) for where in scored(ev)]
 
     def _score(self, ev: Evidence, where: str, unit: str) -> Score:
         losses = ev.losses("unlearned", where)
         return ev.level(
             f"loss/{where}", lambda who: ev.losses(who, where).double().mean(), Aim.MATCH, metric=self.name,
-            unit=unit, n=len(losses), headline=unit == "loss", **ends_of_mean(losses),
+            unit=unit, n=len(losses), headline=unit == "loss" and not isinstance(ev.subjects["unlearned"], Completes), **ends_of_mean(losses),
         )  # fmt: skip

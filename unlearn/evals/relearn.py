@@ -12,11 +12,10 @@ from torch import Generator
 from unlearn.data import Batch
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.relearning import ain as ain
 from unlearn.ops.relearning import descending
 from unlearn.registry import metrics
 from unlearn.subject import HasLoss, mode
-
-OFFSET = 0.01
 
 
 @metrics.register("relearn")
@@ -70,16 +69,6 @@ class Relearn(Metric):
         index = ev.level("relearn/ain", lambda who: ain(of(who), of("oracle")), Aim.MATCH, metric=self.name,
                          n=len(batch), note=note)  # fmt: skip
         return [steps, index]
-
-
-def ain(steps: float, reference: float, offset: float = OFFSET) -> float:
-    """Anamnesis index: relearning time as a multiple of the oracle's.
-
-    Example:
-        >>> round(ain(12, 15), 5)
-        0.80013
-    """
-    return (steps + offset) / (reference + offset)
 
 
 def forget_loss(subject: HasLoss, batch: Batch, seed: int) -> float:

@@ -25,8 +25,12 @@ class WeightDistance(Metric):
     needs = Subject
 
     def measure(self, ev: Evidence) -> list[Score]:
-        """One score for each reference."""
+        """One score for each reference; unknown where what came back holds other parameters than the original."""
         modules = {who: s.module for who, s in ev.subjects.items()}
+        if _shapes(_weights(modules["unlearned"])) != _shapes(_weights(modules["original"])):
+            note = "not defined: what is served holds other parameters than the original"
+            names = (f"{self.name}/original", f"{self.name}/oracle")
+            return [Score(name=n, metric=self.name, value=None, aim=Aim.DOWN, note=note) for n in names]
         moved = weight_distance(_weights(modules["unlearned"]), _weights(modules["original"]))
         return [
             Score(name="weight-distance/original", metric=self.name, value=moved, original=0.0, aim=Aim.DOWN),
@@ -52,8 +56,7 @@ def weight_distance(theta: dict[str, Tensor], reference: dict[str, Tensor]) -> f
         >>> round(weight_distance({"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([3.0, 3.0])}), 6)
         0.235702
     """
-    shapes = [{n: p.shape for n, p in state.items()} for state in (theta, reference)]
-    if shapes[0] != shapes[1]:
+    if _shapes(theta) != _shapes(reference):
         raise Mismatch(
             "weight-distance compares models of one architecture, and the parameters differ in name or shape; leave the metric out"
         )
@@ -64,3 +67,7 @@ def weight_distance(theta: dict[str, Tensor], reference: dict[str, Tensor]) -> f
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().cpu() for n, p in module.named_parameters()}
+
+
+def _shapes(theta: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {n: p.shape for n, p in theta.items()}

@@ -24,7 +24,7 @@ Reference = Literal["student", "detached", "teacher"]
 
 @methods.register("all-but-one")
 class AllButOne(Method[Denoises]):
-    """Trains away what guidance adds for the concept and no more (reconstructed from the abstract).
+    """Trains away what guidance adds for the concept and no more (reconstructed).
 
     RECONSTRUCTED: no code of the authors was found, and of the paper only the abstract was read. It says that the
     score is split into the guidance by the prompt and the unconditional rest, that only the former is edited, and that

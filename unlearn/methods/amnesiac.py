@@ -29,9 +29,8 @@ class Amnesiac(Method[Classifies]):
     minimised with Adam. Random labels draws y' anew at each step and takes the two sets one after the other.
 
     This is the relabelling that benchmarks call amnesiac. The form with the same name that subtracts every recorded
-    update of a training step whose batch held a forgotten example, θ ← θ − Σ Δθ_b, is not offered: the updates
-    are written down while the model is trained, nothing computed from a trained model brings them back, and to
-    train once more for their sake costs more than an oracle.
+    update of a training step whose batch held a forgotten example, θ ← θ − Σ Δθ_b, is `amnesiac-true`: it needs a model
+    that was trained with a record, for nothing computed from a trained model brings the updates back.
 
     References:
         Graves et al., 2021, Amnesiac machine learning, arXiv:2010.10981

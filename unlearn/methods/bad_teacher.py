@@ -53,6 +53,7 @@ class BadTeacher(Method[Distills]):
         "class": "It makes the model undecided instead of wrong, so that some forgotten examples are still answered and keep a lower loss than unseen ones.",
         "random": "It makes the model undecided on the forget set, while an oracle answers such examples almost as well as the retained ones.",
         "noisy": "An undecided model still gives the forgotten wrong labels more credit than it gives wrong labels it never saw.",
+        "range": "An untrained model's answers lie further off than those of a model that was trained on the rest.",
     }
 
     lr: float = knob(2.7e-3, "step size of Adam", gt=0, search=(1e-5, 1e-2))

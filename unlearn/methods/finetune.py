@@ -41,6 +41,7 @@ class FineTune(Method[HasLoss]):
         "class": "Nothing pushes against the forgotten class, so a model that fits keeps nearly all of it.",
         "noisy": "Training on retain alone wears memorised labels off slowly; the attack still finds them.",
         "concept": "Nothing pushes against the concept, and training on the rest leaves it as it is.",
+        "range": "Training on the rest moves what was learnt of a range only part of the way to what a model predicts that never saw it.",
     }
 
     lr: float = knob(0.1, "step size η", gt=0, search=(1e-3, 0.3))

@@ -46,6 +46,7 @@ class NegGrad(Method[HasLoss]):
     expected_failures: ClassVar = {
         "noisy": "It stops where an example's loss is that of knowing nothing, which is less than the loss of a wrong label never seen.",
         "concept": "Climbing the loss of a denoiser destroys it: its drawings show nothing.",
+        "range": "The error of a value has no upper bound, and climbing it takes the model away from everything.",
     }
 
     lr: float = knob(0.01, "step size η", gt=0, search=(1e-5, 1e-1))

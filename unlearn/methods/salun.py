@@ -73,6 +73,7 @@ class SalUn(Method[Relabels]):
     expected_failures: ClassVar = {
         "random": "It teaches wrong answers, while an oracle gets most of the forgotten examples right.",
         "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
+        "range": "Targets drawn from all targets lie further off than what a model predicts that never saw the range.",
     }
 
     rho: float = knob(

@@ -14,7 +14,7 @@ from unlearn.method import Method, Preset
 from unlearn.ops.erasure import ROWS
 from unlearn.ops.freezing import only
 from unlearn.ops.remembered import Remembered, remembered
-from unlearn.ops.slug import Layer, mean_gradients, pareto, search, step, weights
+from unlearn.ops.slug import Layer, mean_gradients, operate, pareto, weights
 from unlearn.registry import methods
 from unlearn.runtime import Run
 from unlearn.subject import Prompted, mode
@@ -82,15 +82,7 @@ class SLUG(Method[Prompted]):
                 found = weights(text)
                 slopes = [mean_gradients(losses(subject, p), list(found.values())) for p in (f, r)]
             layers = [Layer(n, *parts) for n, *parts in zip(found, found.values(), *slopes, strict=True)]
-            tried = [
-                made
-                for layer in run.track(pareto(layers), "unlearn")
-                for made in search(layer, self.first, self.tries, self.left, lambda: judged(subject, f, r))
-            ]
-        best = min(tried, key=lambda m: (False, m.harm) if m.left <= self.left else (True, m.left))
-        step(best.layer, best.layer.weight.detach().clone(), best.size)
-        for made in (*tried, best):
-            run.note(size=made.size, left=made.left, harm=made.harm)
+            operate(pareto(layers), self.first, self.tries, self.left, lambda: judged(subject, f, r), run)
         return subject
 
 

@@ -58,6 +58,7 @@ class SSD(Method[HasLoss]):
         "class": "The ratio of importances is at most one over the forget share, so a tenth of the data barely reaches α on some classes and seeds.",
         "noisy": "Weights that hold memorised labels serve everything else as well, so dampening them does damage before it forgets.",
         "concept": "Damping that spares the neighbours leaves the concept in a fifth of its drawings.",
+        "range": "The ratio of importances is at most one over the forget share, so the default α selects no weight where a fifth is forgotten.",
     }
 
     alpha: float = knob(

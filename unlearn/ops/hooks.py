@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unlearn.errors import BadValue, Mismatch
+from unlearn.patch import plain
 from unlearn.registry import unknown
 from unlearn.subject import mode
 
@@ -42,12 +43,17 @@ def find_head(module: nn.Module, x: Tensor) -> str:
         Mismatch: If the module has no linear layer.
     """
     names: dict[nn.Module, str] = {m: n for n, m in module.named_modules()}
-    linear = [m for m in layers(module, x) if isinstance(m, nn.Linear)]
+    linear = [m for m in layers(module, x) if isinstance(m, nn.Linear) and not of_adapter(names[m])]
     if not linear:
         raise Mismatch(
             f"{type(module).__name__} has no linear layer to take as its head; name the last layer with head='...'"
         )
-    return names[linear[-1]]
+    return plain(names[linear[-1]])
+
+
+def of_adapter(name: str) -> bool:
+    """Whether a layer of this name is a factor of an adapter of PEFT."""
+    return bool({"lora_A", "lora_B"} & set(name.split(".")))
 
 
 def blocks(module: nn.Module, x: Tensor, least: int = 5) -> dict[str, nn.Module]:
@@ -104,19 +110,78 @@ def named(module: nn.Module, name: str) -> nn.Module:
     Raises:
         UnknownName: With the nearest name.
     """
-    known: dict[str, nn.Module] = dict(module.named_modules())
+    known: dict[str, nn.Module] = {plain(n): m for n, m in module.named_modules()}
     if name not in known:
         raise unknown("layer", name, [n for n, m in known.items() if n and isinstance(m, nn.Linear)])
     return known[name]
 
 
 def run_with_input_of(module: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
-    """One forward pass over `x`: what enters `layer`, flattened to (B, D), and the output of `module`."""
+    """One forward pass over `x`: what enters `layer`, flattened to (B, D), and the output of `module`.
+
+    Several tensors that enter it, such as those of shortcuts, are put side by side.
+    """
     caught: list[Tensor] = []
-    with watching([layer], lambda _m, inputs, _o: caught.append(inputs[0])):
+    with watching([layer], lambda _m, inputs, _o: caught.append(_side_by_side(inputs))):
         out = module(x)
     if not caught:
         raise BadValue(
             "the layer named as head is not entered in a forward pass; name the one that makes the outputs"
         )
-    return caught[-1].flatten(1), out
+    return caught[-1], out
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the layer that was asked for."""
+
+
+def upto(module: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+    """What enters `layer` in a forward pass over `x`, which ends there, with its gradient; see `run_with_input_of`.
+
+    Raises:
+        BadValue: If the pass does not enter the layer.
+    """
+    caught: list[Tensor] = []
+
+    def stop(_m: nn.Module, inputs: tuple[Any, ...]) -> None:
+        caught.append(_side_by_side(inputs))
+        raise _ReachedError
+
+    hook = layer.register_forward_pre_hook(stop)
+    try:
+        module(x)
+    except _ReachedError:
+        return caught[-1]
+    finally:
+        hook.remove()
+    raise BadValue(
+        "the layer named as decoder is not entered in a forward pass; name the one that reads the representation"
+    )
+
+
+def made_by(blocks: list[nn.Module], call: Callable[[], Any]) -> list[Tensor]:
+    """What each of some blocks makes in a call, which ends when the last of them is through, with its gradient.
+
+    Raises:
+        BadValue: If a block is not entered before.
+    """
+    seen: dict[nn.Module, Tensor] = {}
+
+    def see(m: nn.Module, _inputs: Any, out: Any) -> None:
+        seen[m] = out[0] if isinstance(out, tuple) else out
+        if m is blocks[-1]:
+            raise _ReachedError
+
+    with suppress(_ReachedError), watching(blocks, see):
+        call()
+    if missing := [type(m).__name__ for m in blocks if m not in seen]:
+        raise BadValue(
+            f"a forward pass does not enter {missing[0]}, which is named as a block of the encoder"
+        )
+    return [seen[m] for m in blocks]
+
+
+def _side_by_side(inputs: tuple[Any, ...]) -> Tensor:
+    """The tensors among what enters a layer, as one of shape (B, D)."""
+    flat = [t.flatten(1) for t in inputs if isinstance(t, Tensor)]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)

@@ -102,6 +102,15 @@ def factors(adapters: Iterable[Any]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
+def fold(module: nn.Module, maps: nn.ModuleDict, scale: float) -> None:
+    """Adds s U D of each map to the weight of its layer, for good; see `applied`."""
+    for name, low in maps.items():
+        weight = module.get_parameter(f"{name.replace('/', '.')}.weight")
+        product = low.get_parameter("up").flatten(1) @ low.get_parameter("down").flatten(1)
+        weight.add_((scale * product).view_as(weight).to(weight))
+
+
+@torch.no_grad()
 def merge(module: nn.Module, adapters: Iterable[Any]) -> None:
     """Adds U D of each map to the weight of its layer, for good."""
     for name, (down, up) in factors(adapters).items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -42,25 +45,57 @@ def load_classifier(where: str) -> Pretrained:
     """Reads an image classifier of transformers.
 
     Args:
-        where: Folder that `save_pretrained` wrote, or a hub name.
+        where: Folder that `save_pretrained` wrote, or a hub name; of an adapter of PEFT, whose weights are then merged
+            into those of its base; or a `config.json`, of which the weights are newly drawn.
 
     Raises:
         BadWeights: If there is none, or it cannot be read.
     """
-    from transformers import AutoModelForImageClassification
-
     hub.quiet()
     try:
-        module = AutoModelForImageClassification.from_pretrained(where)
+        module = _module(where)
     except Exception as err:  # transformers raises whatever its readers raise
         said = (str(err).splitlines() or [type(err).__name__])[0]
         raise BadWeights(
-            f"no image classifier at {where!r}: {said}; give FILE.py:FUNCTION, a folder written by save_pretrained, or a hub name"
+            f"no image classifier at {where!r}: {said}; give FILE.py:FUNCTION, a folder written by save_pretrained, a hub name, or a config.json with weights=FILE"
         ) from err
-    config = module.config
+    config: Any = module.config
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    frame, pixels = image_input(config, _processor(where))
+    beside = str(Path(where).parent) if is_configuration(where) else _origin(module)
+    frame, pixels = image_input(config, _processor(beside))
     return Pretrained(module, names, frame, pixels)
+
+
+def is_configuration(where: str) -> bool:
+    """Whether it is a file that says how a model is built, and holds no weights."""
+    return where.endswith(".json")
+
+
+def _module(where: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.utils import find_adapter_config_file
+
+    if is_configuration(where):
+        built: nn.Module = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(where))
+        return built.eval()
+    adapter = find_adapter_config_file(where)
+    if adapter is None:
+        found: nn.Module = AutoModelForImageClassification.from_pretrained(where)
+        return found
+    from peft import PeftModel
+
+    base = json.loads(Path(adapter).read_text())["base_model_name_or_path"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, at what PEFT asks it
+        adapted: Any = PeftModel.from_pretrained(AutoModelForImageClassification.from_pretrained(base), where)
+    merged: nn.Module = adapted.merge_and_unload()
+    return merged
+
+
+def _origin(module: nn.Module) -> str:
+    """Where transformers notes that it loaded a module from."""
+    noted: Any = module
+    return str(noted.name_or_path)
 
 
 def image_input(config: Any, processor: dict[str, Any]) -> tuple[Frame, Pixels]:

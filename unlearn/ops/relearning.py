@@ -10,6 +10,8 @@ from torch import Generator
 from unlearn.data import Batch
 from unlearn.subject import HasLoss, mode
 
+OFFSET = 0.01
+
 
 def descending(subject: HasLoss, batch: Batch, lr: float, seed: int) -> Iterator[float]:
     """Mean loss of a batch, in nats for a classifier, before each of endless steps; trains in place.
@@ -32,3 +34,13 @@ def descending(subject: HasLoss, batch: Batch, lr: float, seed: int) -> Iterator
         with torch.no_grad():
             for p, v, g in zip(params, velocity, grads, strict=True):
                 p.sub_(v.mul_(0.9).add_(g), alpha=lr)
+
+
+def ain(steps: float, reference: float, offset: float = OFFSET) -> float:
+    """Anamnesis index: relearning time as a multiple of the oracle's.
+
+    Example:
+        >>> round(ain(12, 15), 5)
+        0.80013
+    """
+    return (steps + offset) / (reference + offset)

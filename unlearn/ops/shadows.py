@@ -32,6 +32,16 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
     return z.gather(1, own).squeeze(1) - z.scatter(1, own, -torch.inf).logsumexp(1)
 
 
+def errors(out: Tensor, y: Tensor) -> Tensor:
+    """Signed error of each example, in the mean over its values: what regressors have for a margin, with shape (N,).
+
+    Args:
+        out: Predicted values, with shape (N, K).
+        y: True ones, with shape (N,) or (N, K).
+    """
+    return (out.double() - y.double().reshape(out.shape)).mean(1)
+
+
 def probabilities(m: Tensor) -> Tensor:
     """Probability p_y of the true class, of margins of any shape."""
     return m.double().sigmoid()
@@ -95,6 +105,27 @@ def lira_offline(
     mean, var = _fit(pool, ~inside, shared, center)
     found: Tensor = torch.special.log_ndtr((target.double() - mean) / var.sqrt())
     return found
+
+
+def lira_errors(target: Tensor, pool: Tensor, inside: Tensor, shared: bool = False) -> Tensor:
+    """Probability that a model without the example has a larger absolute error, as a logarithm, with shape (N,).
+
+    log P(|E| ≥ |e|) with E ~ N(μ_out, σ_out²): only models that did not see it count.
+
+    Args:
+        target: Signed errors e of the attacked model, with shape (N,).
+        pool: Those of M shadow models, with shape (M, N).
+        inside: Which of them saw which example, with shape (M, N).
+        shared: One σ over all examples.
+
+    Raises:
+        BadValue: If an example has too few models that did not see it.
+    """
+    enough("the likelihood of an error", 1 if shared else 2, that_did_not_see_it=int((~inside).sum(0).min()))
+    mean, var = _fit(pool, ~inside, shared, "mean")
+    size, spread = target.double().abs(), var.sqrt()
+    tails = (torch.special.log_ndtr((s * mean - size) / spread) for s in (1, -1))
+    return torch.logaddexp(*tails)
 
 
 def rmia(

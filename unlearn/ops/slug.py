@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+
+from unlearn.errors import Mismatch
+from unlearn.runtime import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,13 @@ class Tried:
 
 def weights(part: nn.Module) -> dict[str, nn.Parameter]:
     """The candidates: matrices and kernels; no bias, norm, scale, or embedding of tokens and positions."""
-    return {n: p for n, p in part.named_parameters() if p.ndim > 1 and "embedding" not in n}
+    left_out = ("embedding", "position")
+    return {n: p for n, p in part.named_parameters() if p.ndim > 1 and not any(w in n for w in left_out)}
+
+
+def movable(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers that a gradient reaches and that are not zero, so that steps can be in units of ‖θ_l‖ / ‖g_f‖."""
+    return [m for m in layers if 0 < m.importance < math.inf]
 
 
 def mean_gradients(losses: Iterable[Tensor], of: Sequence[Tensor]) -> list[Tensor]:
@@ -86,6 +95,51 @@ def pareto(layers: Sequence[Layer]) -> list[Layer]:
     """
     known = [(m, m.importance, m.alignment) for m in layers]
     return [m for m, i, a in known if not any(j > i and b < a for _, j, b in known)]
+
+
+def operate(
+    front: Sequence[Layer],
+    first: float,
+    tries: int,
+    enough: float,
+    judge: Callable[[], tuple[float, float]],
+    run: Run,
+) -> None:
+    """Searches a step on each layer and moves one, for good; see `search` for the arguments.
+
+    Of all steps that forget it is the one with the least harm, of these the least in units of ‖θ_l‖ / ‖g_f‖; where none
+    forgets, the one that leaves least.
+
+    Raises:
+        Mismatch: If there is no layer to move.
+    """
+    if not front:
+        raise Mismatch(
+            "the forget loss has no gradient at any layer that may be moved, so no step can be taken; choose a method that does not go by it, such as finetune"
+        )
+    tried = [
+        made for layer in run.track(front, "unlearn") for made in search(layer, first, tries, enough, judge)
+    ]
+
+    def rank(made: Tried) -> tuple[bool, float, float]:
+        far = made.size * made.layer.importance
+        return (False, made.harm, far) if made.left <= enough else (True, made.left, far)
+
+    best = min(tried, key=rank)
+    step(best.layer, best.layer.weight.detach().clone(), best.size)
+    for made in (*tried, best):
+        run.note(size=made.size, left=made.left, harm=made.harm)
+
+
+def per_example(losses: Iterable[Tensor], n: int, size: int) -> Iterator[Tensor]:
+    """Scalars whose mean is the mean over examples, for `mean_gradients`, though a last batch is smaller.
+
+    Args:
+        losses: Of the examples of each batch, with shape (B,).
+        n: How many examples there are.
+        size: Examples in a batch.
+    """
+    return (loss.sum() * -(-n // size) / n for loss in losses)
 
 
 @torch.no_grad()

@@ -28,6 +28,14 @@ class Costs(BaseModel):
         None, description="Training time of the original, if we trained it"
     )
     oracle_seconds: float | None = Field(None, description="Training time of the oracle, if there is one")
+    pool_seconds: float | None = Field(
+        None, description="Training time of the models that the method was lent, if it was"
+    )
+
+    @property
+    def charged(self) -> float:
+        """Seconds of the call and of training the models that it was lent."""
+        return self.seconds + (self.pool_seconds or 0.0)
 
 
 class Report(BaseModel):

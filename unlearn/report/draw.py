@@ -69,7 +69,7 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
     """One histogram for each model, with the same bins; heights are comparable within a panel only.
 
     Args:
-        data: `figures["loss"]` or `figures["entropy"]`.
+        data: `figures["loss"]`, `figures["values"]` or `figures["entropy"]`; `unit` is nats where it does not say.
         what: Word for the axis.
         key: Makes the ids of the markup unique in a page.
     """
@@ -86,7 +86,8 @@ def losses(data: Data, what: str, key: str) -> list[Picture]:
         ax.set_xlim(edges[0], edges[-1])
         ax.set_ylim(0, None)
         ax.spines["left"].set_visible(False)
-        ax.set(yticks=[], xlabel=f"{what}, nats")
+        unit = data.get("unit", "nats")
+        ax.set(yticks=[], xlabel=f"{what}, {unit}" if unit else what)
         ax.figure.subplots_adjust(left=0.05, right=0.95)
 
     return [
@@ -190,36 +191,48 @@ def features(data: Data, key: str) -> list[Picture]:
     ]
 
 
-def levels(values: dict[str, dict[str, float]], key: str) -> Picture:
-    """Accuracy of each model on each set.
+def levels(
+    values: dict[str, dict[str, float]], key: str, title: str = "Accuracy by set", unit: str = "%"
+) -> Picture:
+    """Accuracy, or error, of each model on each set.
 
     Args:
-        values: By set, then model, 0 to 1.
+        values: By set, then model; shares from 0 to 1 where the unit is %.
         key: Makes the ids of the markup unique in a page.
+        title: Heading of the picture.
+        unit: Of the values.
     """
+    share = unit == "%"
 
     def draw(ax: Axes) -> None:
         for k, who in enumerate(MODELS):
-            known = [(i + 0.27 * (k - 1), 100 * v[who]) for i, v in enumerate(values.values()) if who in v]
+            known = [
+                (i + 0.27 * (k - 1), (100 if share else 1) * v[who])
+                for i, v in enumerate(values.values())
+                if who in v
+            ]
             ax.bar([x for x, _ in known], [y for _, y in known], 0.24, color=INKS[who])
         ax.set_xticks(range(len(values)), [name.replace("_", "\n") for name in values])
         ax.tick_params(axis="x", length=0)
-        ax.set_ylim(0, 100)
-        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
+        ax.set_ylim(0, 100 if share else None)
+        if share:
+            ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
 
     said = "; ".join(
         f"{name}: " + ", ".join(f"{who} {v:.3f}" for who, v in by.items()) for name, by in values.items()
     )
-    return Picture("Accuracy by set", _svg(draw, f"{key}-levels"), alt=f"Accuracy by set. {said}")
+    heading = title if share or not unit else f"{title}, {unit}"
+    return Picture(heading, _svg(draw, f"{key}-levels"), alt=f"{title}. {said}")
 
 
-def tradeoff(spots: Sequence[Spot], ylabel: str, key: str) -> Picture:
-    """Utility against forgetting: held-out accuracy to the right, distance from the oracle upwards.
+def tradeoff(spots: Sequence[Spot], ylabel: str, key: str, xlabel: str = "held-out accuracy →") -> Picture:
+    """Utility against forgetting: held-out accuracy or error to the right, distance from the oracle upwards.
 
     Args:
         spots: One for each method, and one for the oracle where there is one.
         ylabel: What the distance is.
         key: Makes the ids of the markup unique in a page.
+        xlabel: What the utility is, with an arrow to what is better.
     """
 
     def draw(ax: Axes) -> None:
@@ -227,7 +240,7 @@ def tradeoff(spots: Sequence[Spot], ylabel: str, key: str) -> Picture:
         pad = 0.08 * (max(xs) - min(xs)) or 0.01
         ax.set_xlim(min(xs) - pad, max(xs) + 3 * pad)
         ax.set_ylim(0, 1.15 * max(ys) or 0.01)
-        ax.set_xlabel("held-out accuracy →")
+        ax.set_xlabel(xlabel)
         ax.grid(True, color=INKS["line"], linewidth=0.6)
         taken: list[tuple[float, float, float]] = []
         for s in spots:
@@ -237,7 +250,9 @@ def tradeoff(spots: Sequence[Spot], ylabel: str, key: str) -> Picture:
 
     said = "; ".join(f"{s.label}: {s.x:.3f}, {s.y:.3f}" for s in spots)
     return Picture(
-        f"{ylabel} ↓", _svg(draw, f"{key}-tradeoff", WIDE), alt=f"Held-out accuracy and {ylabel}: {said}"
+        f"{ylabel} ↓",
+        _svg(draw, f"{key}-tradeoff", WIDE),
+        alt=f"{xlabel.strip(' ←→').capitalize()} and {ylabel}: {said}",
     )
 
 

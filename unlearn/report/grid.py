@@ -1,4 +1,4 @@
-"""Drawings of the same prompts by each model, and how each concept fared, for the page."""
+"""Drawings of the same prompts by each model, images that they complete, and how each concept fared, for the page."""
 
 from __future__ import annotations
 
@@ -34,6 +34,33 @@ def drawings(found: Data | None) -> Data | None:
     runs = [(asks, len(list(run))) for asks, run in groupby(found["asks"])]
     return {"concept": concept, "axis": found["axis"], "columns": columns, "runs": runs, "rows": rows,
             "judged": bool(found["seen"])}  # fmt: skip
+
+
+def completions(found: Data | None) -> list[Data]:
+    """The grids of `figures["completions"]`, one for each set: images as rows, what each model makes of them as columns.
+
+    What a judge sees in an image is `off` where it is not what it sees in the true one.
+    """
+    made = []
+    for one in (found or {}).get("sets", []):
+        rows = []
+        for images, seen in zip(one["images"], one["seen"], strict=True):
+            truth = seen.get("truth", "")
+            cells = [
+                {"who": who, "png": png, "seen": seen.get(who, ""), "off": seen.get(who, truth) != truth,
+                 "alt": f"{who}: seen as {seen[who]}" if seen.get(who) else who}
+                for who, png in images.items()
+            ]  # fmt: skip
+            rows.append(cells)
+        made.append(
+            {
+                "title": one["title"],
+                "forgotten": one["forgotten"],
+                "columns": list(one["images"][0]),
+                "rows": rows,
+            }
+        )
+    return made
 
 
 def matrices(found: list[Data]) -> list[Data]:

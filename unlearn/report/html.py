@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.errors import StoreError
-from unlearn.report import Report, draw, grid
+from unlearn.report import Report, completion, draw, grid
 from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
@@ -99,6 +99,7 @@ def section(group: Group, key: str) -> Data:
         "policy": held(group.reports),
         "strip": strip,
         "drawings": grid.drawings(first.figures.get("drawings")),
+        "completions": grid.completions(first.figures.get("completions")),
         "matrices": grid.matrices(first.figures.get("concepts", [])),
         "confusions": grid.confusions(first.figures.get("concepts", [])),
         "pictures": pictures(group, key),
@@ -119,13 +120,17 @@ def pictures(group: Group, key: str) -> list[tuple[str, str, list[draw.Picture]]
         rows.append(("Loss on what was forgotten", "Filled: the forgotten examples. Outline: held-out examples like them, "
                      "which no model was trained on. Dotted: all test data, where that differs. Unlearning works where the two coincide as they do for the oracle.",
                      draw.losses(data, "loss", key)))  # fmt: skip
+    if data := figures.get("values"):
+        rows.append(("Predicted values", "What each model predicts for the forgotten examples (filled), for held-out examples like them "
+                     "(outline) and for all test data (dotted). A model that forgot predicts what the oracle does.",
+                     draw.losses(data, "predicted value", key)))  # fmt: skip
     if data := figures.get("features"):
         share = " and ".join(f"{100 * v:.0f} %" for v in data["explained"])
         rows.append(("Features", f"Up to 400 training examples on the two main axes of the original's features ({share} of their variance); "
                      "crosses are forgotten examples, grey dots are kept ones, names stand at the middle of each kept class.",
                      draw.features(data, key)))  # fmt: skip
     row = [draw.attack(figures["roc"], key)] if figures.get("roc") else []
-    row += [draw.levels(sets, key)] if (sets := _accuracies(group)) else []
+    row += [_levels(group, sets, key)] if (sets := _by_set(group)) else []
     row += [draw.classes(figures["classes"], key)] if figures.get("classes", {}).get("accuracy") else []
     if row:
         rows.append(("Privacy and collateral damage", "The curves show how well an attacker who sees only the loss tells forgotten examples "
@@ -140,18 +145,28 @@ def pictures(group: Group, key: str) -> list[tuple[str, str, list[draw.Picture]]
     return rows
 
 
-def _accuracies(group: Group) -> dict[str, dict[str, float]]:
-    """Accuracy by set and model, in the mean over seeds."""
+def _by_set(group: Group) -> dict[str, dict[str, float]]:
+    """Accuracy or mean absolute error by set and model, in the mean over seeds."""
+    metric, _, rest = group.yardstick.forget.partition("/forget")
     found: dict[str, dict[str, float]] = {}
     for c in group.cells:
-        if c.score.metric == "accuracy" and c.name.startswith("accuracy/"):
+        if c.score.metric == metric and c.name.startswith(f"{metric}/") and c.name.endswith(rest):
             known = {"original": c.original, "unlearned": c.value, "oracle": c.reference}
-            found[c.name.removeprefix("accuracy/")] = {who: v for who, v in known.items() if v is not None}
+            name = c.name.removeprefix(f"{metric}/").removesuffix(rest)
+            found[name] = {who: v for who, v in known.items() if v is not None}
     return found
 
 
+def _levels(group: Group, sets: dict[str, dict[str, float]], key: str) -> draw.Picture:
+    """Bars of `_by_set`."""
+    by, unit = group.yardstick, group.forget.score.unit if group.forget else ""
+    return draw.levels(sets, key, by.bars, "%" if by.larger_knows else unit)
+
+
 def strip(cell: Cell) -> Data | None:
-    """Positions in per cent of a score's values on a line from 0 to 1, or None where one lies outside."""
+    """Positions in per cent of a score's values on a line from 0 to 1, or None where one lies outside or has a unit."""
+    if cell.score.unit:
+        return None
     marks = {"original": cell.original, "oracle": cell.reference, "unlearned": cell.value}
     known = {who: round(100 * v, 2) for who, v in marks.items() if v is not None}
     if "unlearned" not in known or any(not 0 <= v <= 100 for v in known.values()):
@@ -174,13 +189,18 @@ def _lead(group: Group) -> str:
 
 def _tiles(group: Group) -> list[Data]:
     """The few numbers to look at first."""
+    by, unit = group.yardstick, group.forget.score.unit if group.forget else ""
+    first, second = (f"{name}, {unit}" if unit else name for name in by.tiles)
     named = [
         ("Drawings of the concept that show another", group.cell("erasure/ua"), _per_cent),
         ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), _per_cent),
         ("Neighbours drawn right, other axes", group.cell("erasure/cross-domain"), _per_cent),
         ("Drawings that show nothing", group.cell("erasure/nothing"), _per_cent),
-        ("Forgotten examples answered correctly", group.forget, _per_cent),
-        ("Held-out accuracy", group.held_out, _per_cent),
+        ("Error in forgotten images", group.cell("completion/mse/forget"), number),
+        ("Forgotten images that a judge recognises", group.cell("completion-accuracy/forget"), _per_cent),
+        ("Error in held-out images of the rest", completion.held_out(group), number),
+        (first, group.forget, by.short),
+        (second, group.held_out, by.short),
         ("Membership attack, AUC", group.attack, number),
     ]
     tiles = [
@@ -206,7 +226,7 @@ def _per_cent(value: float | None) -> str:
 
 
 def _seconds(group: Group) -> float:
-    return sum(r.costs.seconds for r in group.reports) / len(group.reports)
+    return sum(r.costs.charged for r in group.reports) / len(group.reports)
 
 
 def _speedup(group: Group) -> float | None:
@@ -219,7 +239,8 @@ def _tradeoffs(found: Sequence[Group]) -> list[draw.Picture]:
     """Held-out accuracy against distances from the oracle, where both are known of two groups or more."""
     oracle = next((u.reference for g in found if (u := g.held_out) and u.reference is not None), None)
     drawn: list[draw.Picture] = []
-    sides = {"forget accuracy": [g.forget for g in found], "the loss attack's AUC": [g.attack for g in found]}
+    by = found[0].yardstick
+    sides = {by.axes[0]: [g.forget for g in found], "the loss attack's AUC": [g.attack for g in found]}
     for what, cells in sides.items():
         pairs = [(g, g.held_out, p) for g, p in zip(found, cells, strict=True)]
         spots = [draw.Spot(g.label, u.value, p.gap, "original" if g.idle else "unlearned") for g, u, p in pairs
@@ -227,7 +248,7 @@ def _tradeoffs(found: Sequence[Group]) -> list[draw.Picture]:
         if len(spots) > 1 and oracle is not None:
             spots.insert(0, draw.Spot("oracle", oracle, 0.0, "oracle"))
             key = f"all-{len(drawn)}"
-            drawn.append(draw.tradeoff(spots, f"Distance of {what} from the oracle's", key))
+            drawn.append(draw.tradeoff(spots, f"Distance of {what} from the oracle's", key, by.axes[1]))
     return drawn
 
 
@@ -247,6 +268,7 @@ def _costs(group: Group) -> list[tuple[str, str]]:
     mean = {k: sum(getattr(c, k) for c in costs) / len(costs) for k in ("seconds", "peak_bytes", "changed")}
     rows = [("Unlearning call", duration(mean["seconds"]))]
     for word, key in (
+        ("Training the models that it was lent", "pool_seconds"),
         ("Training the original", "original_seconds"),
         ("Retraining, the oracle", "oracle_seconds"),
     ):

@@ -66,6 +66,11 @@ def _section(group: Group, alone: bool) -> list[str]:
         for c in (*group.headline, *group.rest)
     ]  # fmt: skip
     costs = group.first.costs
+    lent = (
+        f", training the models that it was lent {costs.pool_seconds:.2f} s"
+        if costs.pool_seconds is not None
+        else ""
+    )
     oracle = f", retraining {costs.oracle_seconds:.2f} s" if costs.oracle_seconds is not None else ""
     took = (
         ""
@@ -76,7 +81,7 @@ def _section(group: Group, alone: bool) -> list[str]:
     return [
         f"## {escape(group.label)}", "", *([] if alone else [f"{judge(group).words}. {escape(judge(group).text)}", ""]),
         *_table(columns, rows), "",
-        f"Unlearning took {costs.seconds:.2f} s{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.{took}",
+        f"Unlearning took {costs.seconds:.2f} s{lent}{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.{took}",
         *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
     ]  # fmt: skip
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from unlearn.report import Report
 from unlearn.report.interval import t_interval
+from unlearn.report.words import number as number
+from unlearn.report.words import percent as percent
+from unlearn.report.yardstick import ACCURACY, YARDSTICKS, Yardstick
 from unlearn.score import Aim, Score
 
 
@@ -109,14 +112,19 @@ class Group:
         return next((by_name[n] for n in names if n in by_name), None)
 
     @property
+    def yardstick(self) -> Yardstick:
+        """What forgetting and keeping are measured by, from the scores that there are."""
+        return next((y for y in YARDSTICKS if self.cell(y.forget) is not None), ACCURACY)
+
+    @property
     def forget(self) -> Cell | None:
-        """Accuracy on the forget set."""
-        return self.cell("accuracy/forget")
+        """Accuracy or error on the forget set."""
+        return self.cell(self.yardstick.forget)
 
     @property
     def held_out(self) -> Cell | None:
-        """Accuracy on held-out examples of what is kept."""
-        return self.cell("accuracy/test_retain", "accuracy/test")
+        """Accuracy or error on held-out examples of what is kept."""
+        return self.cell(*self.yardstick.held)
 
     @property
     def attack(self) -> Cell | None:
@@ -137,26 +145,6 @@ def groups(reports: Sequence[Report]) -> list[Group]:
         found.setdefault(json.dumps(key, sort_keys=True), []).append(r)
     firsts = [rs[0] for rs in found.values()]
     return [Group(_label(rs[0], firsts), tuple(rs), _cells(rs)) for rs in found.values()]
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage, for sentences."""
-    return "an unknown share" if value is None else f"{100 * value:.1f} %"
-
-
-def number(value: float | None) -> str:
-    """A number for tables; a dash for what is not known.
-
-    Example:
-        >>> number(0.95638), number(1234.5), number(0.00002), number(None)
-        ('0.956', '1,234', '2.0e-05', '–')
-    """
-    if value is None:
-        return "–"
-    size = abs(value)
-    if 0 < size < 0.0005:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
 
 
 def in_floors(cell: Cell) -> str:

@@ -87,7 +87,7 @@ def _beside(found: Sequence[Group]) -> Table:
         reference = next((r for r in known if r is not None), None)
         cells = [_mean(g.cell(name)) for g in found]
         _row(table, [name, first[name].score.aim.sign, number(reference), *cells])
-    seconds = [number(sum(r.costs.seconds for r in g.reports) / len(g.reports)) for g in found]
+    seconds = [number(sum(r.costs.charged for r in g.reports) / len(g.reports)) for g in found]
     _row(table, ["seconds", "↓", "", *seconds])
     policies = [held(g.reports) for g in found]
     if any(policies):
@@ -119,11 +119,12 @@ def costs(group: Group) -> Table:
     all_ = [r.costs for r in group.reports]
     mean = {k: sum(getattr(c, k) for c in all_) / len(all_) for k in ("seconds", "peak_bytes", "changed")}
     oracle = [c.oracle_seconds for c in all_ if c.oracle_seconds is not None]
+    lent = [c.pool_seconds for c in all_ if c.pool_seconds is not None]
     read = ", ".join(f"{name} {n:,}" for name, n in all_[0].read.items()) or "none"
     expected = [] if (p := planned(group)) is None else [f"{p[0]:.0f} s", f"{p[1]:.0f} s"]
-    table = _table("", ["seconds", "retraining", "peak MiB", "changed", "examples read",
+    table = _table("", ["seconds", *(["models lent"] if lent else []), "retraining", "peak MiB", "changed", "examples read",
                         *(["planned", "took"] if expected else [])])  # fmt: skip
-    _row(table, [number(mean["seconds"]), number(sum(oracle) / len(oracle)) if oracle else "–",
+    _row(table, [number(mean["seconds"]), *([number(sum(lent) / len(lent))] if lent else []), number(sum(oracle) / len(oracle)) if oracle else "–",
                  f"{mean['peak_bytes'] / 2**20:.1f}", f"{100 * mean['changed']:.1f} %", read, *expected])  # fmt: skip
     return table
 

@@ -5,31 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from unlearn.report import Report, erasure
+from unlearn.report import Report, completion, erasure
 from unlearn.report.judgement import Judgement, Kind
-from unlearn.report.summary import Cell, Group, groups, number, percent
+from unlearn.report.summary import Cell, Group, groups, number
+from unlearn.report.yardstick import ACCURACY, Yardstick
 from unlearn.score import Aim, Score
 
-FORGET_WITHIN = 0.05
-"""Forget accuracy counts as the oracle's within this distance."""
 ATTACK_WITHIN = 0.05
 """The attack's AUC counts as the oracle's within this distance."""
-KEPT_WITHIN = 0.02
-"""Held-out accuracy counts as kept when it is at most this much below the oracle's."""
-COLLAPSE = 0.9
-"""A model is destroyed when its held-out accuracy is below this share of the reference's."""
-
-CRITERIA = (
-    f"Forgotten: accuracy on the forget set within {100 * FORGET_WITHIN:g} points of the oracle's, and the AUC of the "
-    f"loss attack within {ATTACK_WITHIN:g} of the oracle's, on either side: a model that answers forgotten examples "
-    f"worse than one that never saw them gives them away as well. Kept: held-out accuracy at most "
-    f"{100 * KEPT_WITHIN:g} points below the oracle's. A distance beyond these that is no larger than its own "
-    f"uncertainty is too close to call; the uncertainty is the 95 % interval of the difference over seeds, or √2 times "
-    f"that of the score for a single seed. Destroyed: held-out accuracy in any seed below {100 * COLLAPSE:g} % of the "
-    f"oracle's, or of the original's where there is no oracle. Where the original itself counts as forgotten by these "
-    f"rules, nothing can be told. The oracle is the model retrained without the forget "
-    f"set; without it nobody can tell."
-)
+CRITERIA = ACCURACY.said(ATTACK_WITHIN)
+KINDS = (erasure, completion)
+"""Modules with rules of their own: for drawings, and for completed images."""
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
 
 WORDS: dict[Kind, str] = {
@@ -65,50 +51,56 @@ def overall(found: Sequence[Group]) -> Judgement:
     done = "forgot as the oracle and kept the rest"
     if all(map(erasure.concerns, found)):
         done, text = "erased and left the neighbours intact", f"{text} {erasure.attacks(found)}"
+    elif all(map(completion.concerns, found)):
+        done = "forgot and completed the rest as before"
     return Judgement(kind, f"{good} of {len(found)} {done}", text)
 
 
 def criteria(found: Sequence[Group]) -> str:
     """The rules of the verdicts on these groups, for the reader."""
-    rules = [erasure.CRITERIA if erasure.concerns(g) else CRITERIA for g in found]
+    own = ([k.CRITERIA for k in KINDS if k.concerns(g)] for g in found)
+    rules = [next(iter(said), g.yardstick.said(ATTACK_WITHIN)) for said, g in zip(own, found, strict=True)]
     return " ".join(dict.fromkeys(rules))
 
 
 def judge(group: Group) -> Judgement:
-    """The verdict on one group; the thresholds are the constants of this module, of drawings those of `erasure`."""
-    if erasure.concerns(group):
-        return erasure.judge(group)
-    forget, held = group.forget, group.held_out
+    """The verdict on one group; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
+    for kind in KINDS:
+        if kind.concerns(group):
+            said: Judgement = kind.judge(group)
+            return said
+    forget, held, by = group.forget, group.held_out, group.yardstick
     if group.idle:
-        return _said("nothing", f"Not one weight changed.{_still(forget)}")
+        return _said("nothing", f"Not one weight changed.{_still(forget, by)}")
     if forget is None or held is None or forget.value is None or held.value is None:
         return _said(
-            "unknown", f"This subject is not measured by accuracy, so no threshold applies.{_gaps(group)}"
+            "unknown",
+            f"This subject is measured neither by accuracy nor by errors, so no threshold applies.{_gaps(group)}",
         )
     if (broken := collapsed(group)) > 0:
         where = "" if len(group.reports) == 1 else f" in {broken} of {len(group.reports)} seeds"
-        whose = f"the original {percent(held.original)}" if held.reference is None else _oracle(held)
-        return _said("destroyed", f"The model is broken{where}: {percent(held.value)} of held-out examples are answered correctly, "
-                     f"by {whose}. What such a model no longer knows says nothing about forgetting.")  # fmt: skip
+        return _said("destroyed", f"The model is broken{where}: {_kept(held, by)}. "
+                     "What such a model no longer knows says nothing about forgetting.")  # fmt: skip
     if forget.reference is None or held.reference is None:
-        return _said("unknown", f"There is no retrained model to compare with. Accuracy on the forget set went from "
-                     f"{percent(forget.original)} to {percent(forget.value)}, held-out accuracy from "
-                     f"{percent(held.original)} to {percent(held.value)}.")  # fmt: skip
+        before, after = ([by.write(v, c.score.unit) for c, v in pairs] for pairs in (
+            ((forget, forget.original), (held, held.original)), ((forget, forget.value), (held, held.value))))  # fmt: skip
+        return _said("unknown", f"There is no retrained model to compare with. {by.names[0]} went from "
+                     f"{before[0]} to {after[0]}, {by.names[1]} from {before[1]} to {after[1]}.")  # fmt: skip
     return _compared(group, forget, held)
 
 
 def collapsed(group: Group) -> int:
-    """In how many seeds held-out accuracy is below `COLLAPSE` times the oracle's, or the original's without one."""
+    """In how many seeds held-out examples are answered much worse than by the oracle, or the original without one."""
     held = group.held_out
     scores = [r.score(held.name) for r in group.reports] if held else []
-    return sum(_below(s) for s in scores if s is not None)
+    return sum(_broken(s, group.yardstick) for s in scores if s is not None)
 
 
 def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
     """The verdict where there is an oracle."""
-    attack = group.attack
-    sides = [_side(forget, FORGET_WITHIN)]
-    said = f"{percent(forget.value)} of the forgotten examples are answered correctly, by a model retrained without them (the oracle) {percent(forget.reference)}"
+    attack, by = group.attack, group.yardstick
+    sides = [_side(forget, by.limit(by.forget_within, forget.reference), by.larger_knows)]
+    said = _filled(by.forgot, forget, by)
     if attack is not None and attack.value is not None and attack.reference is not None:
         sides.append(_side(attack, ATTACK_WITHIN))
         said += (
@@ -116,8 +108,8 @@ def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
         )
     else:
         said += "; no membership attack was run, so privacy is not judged."
-    kept = _side(held, KEPT_WITHIN)
-    utility = f"{percent(held.value)} of held-out examples are answered correctly, by {_oracle(held)}."
+    kept = _side(held, by.limit(by.kept_within, held.reference), by.larger_knows)
+    utility = f"{_capital(_kept(held, by))}."
     if "above" in sides:
         kind: Kind = "not" if sides[0] == "above" else "visible"
     elif "below" in sides:
@@ -128,7 +120,7 @@ def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
         kind = "partly" if kept == "below" else "forgotten"
     if (
         kind == "forgotten"
-        and _alike_before(forget, FORGET_WITHIN)
+        and _alike_before(forget, by.limit(by.forget_within, forget.reference))
         and (attack is None or _alike_before(attack, ATTACK_WITHIN))
     ):
         kind, said = (
@@ -136,17 +128,19 @@ def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
             f"{said} Before unlearning the model was as close to the oracle, so these scores cannot show that anything was forgotten.",
         )
     if kept == "below":
-        utility = f"The rest suffered: {utility}"
+        utility = f"The rest suffered: {_kept(held, by)}."
     return _said(kind, f"{said} {utility}{_doubt(group)}")
 
 
-def _side(cell: Cell, within: float) -> Literal["inside", "above", "below", "unclear"]:
-    """On which side of the oracle's value a score lies, if it is not within a distance of it."""
+def _side(
+    cell: Cell, within: float, larger_knows: bool = True
+) -> Literal["inside", "above", "below", "unclear"]:
+    """On which side of the oracle's value a score lies, if it is not within a distance of it; above knows more."""
     if cell.excess is None or abs(cell.excess) <= within:
         return "inside"
     if abs(cell.excess) <= (cell.doubt or 0.0):
         return "unclear"
-    return "above" if cell.excess > 0 else "below"
+    return "above" if (cell.excess > 0) == larger_knows else "below"
 
 
 def _alike_before(cell: Cell, within: float) -> bool:
@@ -158,7 +152,10 @@ def _alike_before(cell: Cell, within: float) -> bool:
 
 def _doubt(group: Group) -> str:
     """A sentence on scores whose distance from the oracle is not known well enough for the thresholds."""
-    checks = ((group.forget, FORGET_WITHIN), (group.attack, ATTACK_WITHIN), (group.held_out, KEPT_WITHIN))
+    by = group.yardstick
+    pairs = ((group.forget, by.forget_within), (group.held_out, by.kept_within))
+    forget, held = ((c, by.limit(within, c.reference if c else None)) for c, within in pairs)
+    checks = (forget, (group.attack, ATTACK_WITHIN), held)
     vague = [f"{c.name} to ± {number(c.doubt)}" for c, within in checks if c and c.doubt and c.doubt > within]
     if not vague:
         return ""
@@ -171,20 +168,33 @@ def _said(kind: Kind, text: str) -> Judgement:
     return Judgement(kind, WORDS[kind], text)
 
 
-def _oracle(cell: Cell) -> str:
-    return f"the oracle {percent(cell.reference)}"
+def _filled(sentence: str, cell: Cell, by: Yardstick) -> str:
+    """A sentence with a score's value and the oracle's, or the original's where there is no oracle."""
+    whose, other = (
+        ("the original", cell.original) if cell.reference is None else ("the oracle", cell.reference)
+    )
+    value, against = (by.write(v, cell.score.unit) for v in (cell.value, other))
+    return sentence.format(value=value, other=against, whose=whose)
 
 
-def _below(score: Score) -> bool:
+def _kept(held: Cell, by: Yardstick) -> str:
+    return _filled(by.kept, held, by)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _broken(score: Score, by: Yardstick) -> bool:
     against = score.reference if score.reference is not None else score.original
-    return score.value is not None and against is not None and score.value < COLLAPSE * against
+    return score.value is not None and against is not None and by.collapsed(score.value, against)
 
 
-def _still(forget: Cell | None) -> str:
+def _still(forget: Cell | None, by: Yardstick) -> str:
     if forget is None or forget.value is None:
         return ""
-    oracle = "" if forget.reference is None else f", by the oracle {percent(forget.reference)}"
-    return f" {percent(forget.value)} of the forgotten examples are still answered correctly{oracle}."
+    beside = "" if forget.reference is None else by.still[1]
+    return f" {_filled(by.still[0] + beside, forget, by)}."
 
 
 def _gaps(group: Group) -> str:

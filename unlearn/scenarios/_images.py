@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,6 +25,7 @@ from unlearn.ops.weights import load_into
 from unlearn.provenance import digest
 from unlearn.request import Labels, Request
 from unlearn.scenario import Material, Part
+from unlearn.scenarios._deletable import Deletable
 from unlearn.scenarios._spoilt import Spoilable
 from unlearn.sources import Pixels, Relabeled, Source
 from unlearn.subject import Subject
@@ -35,7 +36,7 @@ IMAGENET_GREY = ((0.449,), (0.226,))  # means over the three channels
 SURROGATES = 2000
 
 
-class SmallImages(Spoilable):
+class SmallImages(Spoilable, Deletable):
     """A data set of small images of one size with an official test set.
 
     The original and the oracle are trained by one recipe: SGD with Nesterov momentum 0.9, one-cycle learning
@@ -106,10 +107,19 @@ class SmallImages(Spoilable):
             self._surrogates(frame),
         )
 
-    def subject(self, rng: Generator) -> Classifier:
-        """See `Scenario.subject`."""
+    def subject(self, rng: Generator) -> Any:
+        """See `Scenario.subject`.
+
+        Raises:
+            BadValue: If a model that was trained before is to be one from which examples can be deleted.
+        """
+        if self.weights and self.deletable:
+            raise BadValue(
+                f"{self.name}: the model in {self.weights} was not trained with deletable={self.deletable}; leave out weights to train one that was"
+            )
         recipe = None if self.weights else self._recipe()
-        return Classifier(seeded(self._network, rng), self._classes, recipe=recipe, build=self._network)
+        start = Classifier(seeded(self._network, rng), self._classes, recipe=recipe, build=self._network)
+        return self.owned(start, rng)
 
     def oracle(self, request: Request) -> Subject | None:
         """See `Scenario.oracle`."""

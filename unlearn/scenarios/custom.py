@@ -19,7 +19,7 @@ from unlearn.ops.hooks import named
 from unlearn.ops.loaders import Loaded, load, loaded
 from unlearn.ops.photos import photo_patches
 from unlearn.ops.pictures import Frame
-from unlearn.ops.pretrained import load_classifier
+from unlearn.ops.pretrained import is_configuration, load_classifier
 from unlearn.ops.recipe import Function
 from unlearn.ops.tables import Columns, in_memory
 from unlearn.ops.user_file import UserFile
@@ -31,6 +31,7 @@ from unlearn.scenario import Material, Part, Scenario
 from unlearn.sources import Pixels, Source, Transform, as_float
 from unlearn.subject import Classifies, Subject, Trains, mode
 from unlearn.subjects.classifier import Classifier, as_is, logits_of
+from unlearn.subjects.regressor import Regressor
 
 SURROGATES = 1000
 STATS = {
@@ -83,9 +84,11 @@ class Custom(Scenario):
 
     `model=mine.py:build` calls `build()`, which returns a subject or a plain `nn.Module`, alone (then `data`
     says where the data are) or with data: `(model, train, test)`. Data are `(x, y)` tensors or arrays, torch
-    data sets of pairs, or tables of `datasets`. The file may also define `fit(module, batches, seed)`, the
+    data sets of pairs, or tables of `datasets`; targets that are real numbers make a plain module a regressor, whose
+    `unit` the file may name. The file may also define `fit(module, batches, seed)`, the
     training recipe, without which there is no oracle; `classes`, names; `groups`, the owner of each training
-    example; `transform`, applied to batches. Otherwise `model` names an image classifier of transformers.
+    example; `transform`, applied to batches. Otherwise `model` names an image classifier of transformers: a folder, also
+    one of PEFT with an adapter, a hub name, or a `config.json`, to which `weights` gives the weights.
 
     The test data must be unknown to the model: they are divided into validation data, data to fit attacks and
     data to score, so positions in the training data stay what they were.
@@ -93,7 +96,7 @@ class Custom(Scenario):
 
     default_request: ClassVar[str] = "random=0.1"
     given_oracle: ClassVar[str] = GIVEN
-    modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier",)
+    modules: ClassVar[tuple[str, ...]] = ("unlearn.subjects.classifier", "unlearn.subjects.regressor")
 
     model: str = knob("", "FILE.py:FUNCTION, folder of a transformers image classifier, or hub name")
     data: str = knob("", "folder or hub name of the data, where the function returns none")
@@ -157,6 +160,10 @@ class Custom(Scenario):
     def _from_transformers(self, columns: Columns) -> Bundle:
         if not self.data:
             raise BadValue(f"{self.model}: name the data with data=FOLDER or data=OWNER/NAME")
+        if is_configuration(self.model) and not self.weights:
+            raise BadValue(
+                f"{self.model} says how a model is built and holds no weights; name them with weights=FILE"
+            )
         found = load_classifier(self.model)
         frame = self._frame(found.frame)
         data = _aligned(load(self.data, columns, frame), found.classes)
@@ -175,7 +182,7 @@ class Custom(Scenario):
         data = self._data(file, rest, columns)
         transform = self._transform(file, data.train.source)
         if isinstance(model, nn.Module):
-            model = self._classifier(model, data, transform)
+            model = self._wrapped(model, data, transform, str(file.get("unit") or ""))
         elif not isinstance(model, Subject):
             raise BadValue(
                 f"{self.model} returned {type(model).__name__} as the model; return an nn.Module or a subject, alone or as (model, train, test)"
@@ -217,8 +224,11 @@ class Custom(Scenario):
         labels = replace(found.train.labels, groups=tuple(map(str, groups)))
         return replace(found, train=replace(found.train, labels=labels))
 
-    def _classifier(self, module: nn.Module, data: Loaded, transform: Transform) -> Classifier:
-        """A plain module as a classifier: how many classes it has is found by a small forward pass."""
+    def _wrapped(self, module: nn.Module, data: Loaded, transform: Transform, unit: str) -> Subject:
+        """A plain module as a classifier, or as a regressor where the targets are no whole numbers.
+
+        How many outputs it has is found by a small forward pass.
+        """
         x = transform(data.train.source.fetch(torch.zeros(1, dtype=torch.long)), None)
         try:
             with torch.no_grad(), mode(module, train=False):
@@ -228,16 +238,30 @@ class Custom(Scenario):
             raise BadData(
                 f"the model does not accept inputs of shape {tuple(x.shape[1:])} ({x.dtype}): {said}; give data of the shape it was trained on"
             ) from err
+        if self.head:
+            named(module, self.head)
+        y = data.train.source.y
+        if y.is_floating_point():
+            return self._regressor(module, out, y, unit)
         read = logits_of if isinstance(out, Mapping) and "logits" in out else as_is
         logits = read(out) if isinstance(out, Tensor | Mapping) else None
         if logits is None or logits.ndim != 2 or logits.shape[1] < 2:
             shape = tuple(logits.shape) if logits is not None else type(out).__name__
             raise BadData(
-                f"a plain module must return logits of shape (B, C), this one returned {shape}; return a subject for other kinds of models"
+                f"a plain module must return logits of shape (B, C) where targets are whole numbers, this one returned {shape}; give real numbers as targets of a regression, or return a subject for other kinds of models"
             )
-        if self.head:
-            named(module, self.head)
         return Classifier(module, logits.shape[1], read=read, head=self.head)
+
+    def _regressor(self, module: nn.Module, out: Any, y: Tensor, unit: str) -> Regressor:
+        """A plain module that predicts y of shape (N,) or (N, K); its errors are weighed by the deviation of y."""
+        values = y.reshape(len(y), -1)
+        if not isinstance(out, Tensor) or out.numel() != values.shape[1]:
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise BadData(
+                f"a plain module must return values of shape (B,) or (B, K) as its targets are, (B, {values.shape[1]}); for one example this one returned {found}; give whole numbers as targets of a classifier"
+            )
+        spread = values.double().std(0, correction=0).mean()
+        return Regressor.fitted(module, y, head=self.head, unit=unit, weigh=float(spread) or 1.0)
 
     def _transform(self, file: UserFile, source: Source) -> Transform:
         own = file.function_named("transform")

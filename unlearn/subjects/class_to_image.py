@@ -12,12 +12,15 @@ from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
 from unlearn.ops import latents
+from unlearn.ops.hooks import made_by
 from unlearn.ops.recipe import Recipe
 from unlearn.ops.verbs import fit, like, untrained, whole
 from unlearn.registry import subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
 
+UP = ("up_blocks", "conv_norm_out", "conv_act", "conv_out")
+"""Of a UNet, what follows the middle block."""
 ENDS = ("time_embedding", "conv_norm_out", "conv_out")
 """Of a UNet, the embedding of time and the output."""
 
@@ -78,6 +81,18 @@ class ClassToImage:
         """The noise that the network sees in z (B, C, H, W) of times t (B,)."""
         out: Tensor = self.module(z, t, class_labels=cond).sample
         return out
+
+    def encoder(self) -> list[nn.Module]:
+        """All modules but those on the way up and behind it, the embeddings of time and class among them."""
+        parts = dict(self.module.named_children())
+        behind = {m for name in UP if name in parts for m in parts[name].modules()}
+        return [m for m in self.module.modules() if m not in behind]
+
+    def depths(self, z: Tensor, t: Tensor, cond: Any) -> list[Tensor]:
+        """What each block on the way down, and the middle one last, makes of z (B, C, H, W) at times t (B,)."""
+        parts = dict(self.module.named_children())
+        blocks = [*parts["down_blocks"].children(), parts["mid_block"]]
+        return made_by(blocks, lambda: self.predict(z, t, cond))
 
     def times(self, n: int, rng: Generator) -> Tensor:
         """Times drawn as in training, with shape (n,)."""

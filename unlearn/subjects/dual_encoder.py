@@ -30,6 +30,8 @@ class DualEncoder:
         module: A transformers CLIP model.
         texts: Token ids of the bank, with shape (M, L).
         anchors: Token ids of texts that carry no knowledge of an image, with shape (A, L).
+        says: What each text of the bank says, with shape (M,): texts of one number say the same and are not contrasted.
+            None where no two do.
         recipe: How it was trained; None means that it is unknown and there is no oracle.
         build: Returns the untrained module; by default every layer is reset.
 
@@ -41,6 +43,7 @@ class DualEncoder:
     module: nn.Module
     texts: Tensor
     anchors: Tensor
+    says: Tensor | None = None
     recipe: Recipe | None = None
     build: Callable[[], nn.Module] | None = None
 
@@ -62,8 +65,20 @@ class DualEncoder:
         """Scaled similarity of each image to the texts of the bank, with shape (B, M)."""
         return self.features_and_outputs(batch)[1]
 
+    def cosines(self, batch: Batch) -> Tensor:
+        """Cosine of each image and its own text, with shape (B,)."""
+        return (self.features(batch) * self._embed(batch.y)).sum(1)
+
+    def meant(self, ids: Tensor) -> Tensor:
+        """Which texts of the bank say the same as each of some texts (N, L), as a mask of shape (N, M)."""
+        copies = (ids[:, None] == self.texts.to(ids.device)).all(2)
+        if self.says is None:
+            return copies
+        alike = (self.says[:, None] == self.says).to(ids.device)
+        return (copies[:, :, None] & alike).any(1)
+
     def loss(self, batch: Batch, rng: Generator | None = None) -> Tensor:
-        """-log p(own text | image) among that text and the other texts of the bank, with shape (B,)."""
+        """-log p(own text | image) among that text and those of the bank that say something else, with shape (B,)."""
         return self._contrast(batch, batch.y)
 
     def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
@@ -90,9 +105,8 @@ class DualEncoder:
         return scale
 
     def _contrast(self, batch: Batch, own: Tensor) -> Tensor:
-        """-log p(own | image) with `own` texts of shape (B, L); a copy of it in the bank counts once."""
+        """-log p(own | image) with `own` texts of shape (B, L), which count once."""
         features, bank = self.features_and_outputs(batch)
         hit = self._scale() * (features * self._embed(own)).sum(1, keepdim=True)
-        copies = (own[:, None] == self.texts.to(own.device)).all(2)
-        rest = bank.masked_fill(copies, float("-inf"))
+        rest = bank.masked_fill(self.meant(own), float("-inf"))
         return torch.cat([hit, rest], 1).logsumexp(1) - hit.squeeze(1)

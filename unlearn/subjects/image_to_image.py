@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle
-from unlearn.ops.hooks import named, run_with_input_of
+from unlearn.errors import BadData, Mismatch
+from unlearn.ops.hooks import run_with_input_of, upto
 from unlearn.ops.recipe import Recipe
 from unlearn.ops.verbs import fit, normal, untrained
-from unlearn.registry import subjects
+from unlearn.registry import subjects, unknown
 from unlearn.runtime import Run
 
 
@@ -31,6 +33,13 @@ class ImageToImage:
         high: Largest value of a pixel.
         recipe: How it was trained; None means that it is unknown and there is no oracle.
         build: Returns the untrained module; by default every layer is reset.
+        hole: Pixels that are filled in, as a mask of shape (H, W): outside it the made image is the source, and losses
+            are meaned over it alone. None where all pixels are made.
+        fill: What a source has in the hole.
+
+    Raises:
+        UnknownName: If the module has no such decoder.
+        Mismatch: If the hole has no pixel.
 
     References:
         Li et al., 2024, Machine unlearning for image-to-image generative models, arXiv:2402.00351
@@ -44,6 +53,15 @@ class ImageToImage:
     high: float = 1.0
     recipe: Recipe | None = None
     build: Callable[[], nn.Module] | None = None
+    hole: Tensor | None = None
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses a module without the decoder, and a hole of no pixels."""
+        if self.decoder not in (names := [n for n, _ in self.module.named_modules() if n]):
+            raise unknown("submodule to take as decoder", self.decoder, names)
+        if self.hole is not None and not self.hole.any():
+            raise Mismatch("the hole has no pixel, so that nothing is filled in; leave it out, or mark some")
 
     def clone(self) -> Self:
         """A copy with weights of its own."""
@@ -54,20 +72,26 @@ class ImageToImage:
         return self.images(batch).flatten(1)
 
     def images(self, batch: Batch) -> Tensor:
-        """The made images, with shape (B, C, H, W)."""
-        made: Tensor = self.module(batch.x)
-        return made
+        """The made images, with shape (B, C, H, W); outside the hole they are the source."""
+        return self._whole(self.module(batch.x), batch.x)
 
     def loss(self, batch: Batch, rng: Generator | None = None) -> Tensor:
-        """Squared error of each example, meaned over its pixels, with shape (B,)."""
-        made = self.images(batch)
-        return (made - batch.y.to(made)).square().flatten(1).mean(1)
+        """Squared error of each example, meaned over the pixels that it makes, with shape (B,)."""
+        return self._error(self.images(batch), batch.y)
 
     def relabeled_loss(self, batch: Batch, rng: Generator) -> Tensor:
         """Error of each example against a noise image clamp(N(mean, std²), low, high), with shape (B,)."""
         made = self.images(batch)
-        noise = (self.mean + self.std * normal(made, rng)).clamp(self.low, self.high)
-        return (made - noise).square().flatten(1).mean(1)
+        return self._error(made, (self.mean + self.std * normal(made, rng)).clamp(self.low, self.high))
+
+    def encoder(self) -> list[nn.Module]:
+        """The modules outside the decoder."""
+        behind = set(self._decoder.modules())
+        return [m for m in self.module.modules() if m not in behind]
+
+    def represent(self, x: Tensor) -> Tensor:
+        """What enters the decoder for source images x (B, C, H, W), with its gradient and shape (B, D)."""
+        return upto(self.module, self._decoder, x)
 
     def features(self, batch: Batch) -> Tensor:
         """The representation that enters the decoder, with shape (B, D)."""
@@ -75,8 +99,8 @@ class ImageToImage:
 
     def features_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Representation (B, D) and pixels (B, K) of one forward pass."""
-        features, made = run_with_input_of(self.module, named(self.module, self.decoder), batch.x)
-        return features, made.flatten(1)
+        features, made = run_with_input_of(self.module, self._decoder, batch.x)
+        return features, self._whole(made, batch.x).flatten(1)
 
     def fresh(self, rng: Generator) -> Self:
         """The same architecture with newly drawn weights."""
@@ -85,3 +109,25 @@ class ImageToImage:
     def fit(self, handle: Handle, run: Run) -> None:
         """Trains in place by the recipe, see `unlearn.ops.verbs.fit`."""
         fit(self, self.recipe, handle, run)
+
+    @property
+    def _decoder(self) -> nn.Module:
+        return self.module.get_submodule(self.decoder)
+
+    def _whole(self, made: Tensor, source: Tensor) -> Tensor:
+        """Made images with the source's pixels outside the hole."""
+        if self.hole is None:
+            return made
+        if made.shape != source.shape or made.shape[2:] != self.hole.shape:
+            raise BadData(
+                f"sources of shape {tuple(source.shape[1:])} become images of {tuple(made.shape[1:])}, and the hole is {tuple(self.hole.shape)}; to fill in a hole all must be of one size"
+            )
+        return torch.where(self.hole.to(made.device), made, source.to(made))
+
+    def _error(self, made: Tensor, target: Tensor) -> Tensor:
+        if made.shape != target.shape:
+            raise BadData(
+                f"the model makes images of shape {tuple(made.shape[1:])}, and targets have {tuple(target.shape[1:])}; give targets of that size"
+            )
+        off = (made - target.to(made)).square()
+        return (off if self.hole is None else off[:, :, self.hole.to(off.device)]).flatten(1).mean(1)

@@ -23,6 +23,9 @@ from unlearn.runtime import Run
 class Regressor:
     """Predicts one or several values from a row, an image or tokens.
 
+    The targets may be standardised, as the embedded scenarios' are: (value − shift) / scale. Everything but `in_unit`
+    then lives on that scale, `mean` and `std` too.
+
     Attributes:
         module: Maps inputs (B, *) to values (B,) or (B, K).
         mean: Mean of the training targets, a number or a tensor of shape (K,).
@@ -31,6 +34,10 @@ class Regressor:
         recipe: How it was trained; None means that it is unknown and there is no oracle.
         build: Returns the untrained module; by default every layer is reset.
         head: Name of the last layer; found by a forward pass when not given. Its input are the features.
+        shift: What was taken off the values to make the targets.
+        scale: What the rest was divided by.
+        unit: What the values are measured in, for reports.
+        weigh: What errors are divided by in the loss, so that step sizes suit targets that are not standardised.
     """
 
     module: nn.Module
@@ -40,6 +47,10 @@ class Regressor:
     recipe: Recipe | None = None
     build: Callable[[], nn.Module] | None = None
     head: str = ""
+    shift: float = 0.0
+    scale: float = 1.0
+    unit: str = ""
+    weigh: float = 1.0
     _layer: nn.Module | None = field(default=None, repr=False)
 
     @classmethod
@@ -67,6 +78,10 @@ class Regressor:
         mean, std = (torch.as_tensor(v).to(out) for v in (self.mean, self.std))
         return self._error(out, mean + std * normal(out, rng))
 
+    def in_unit(self, values: Tensor) -> Tensor:
+        """Outputs or targets, with shape (B, K), in the unit of the values."""
+        return values * self.scale + self.shift
+
     def features(self, batch: Batch) -> Tensor:
         """What enters the last layer, with shape (B, D)."""
         return self.features_and_outputs(batch)[0]
@@ -92,7 +107,7 @@ class Regressor:
         fit(self, self.recipe, handle, run)
 
     def _error(self, out: Tensor, target: Tensor) -> Tensor:
-        difference = out - target.to(out)
+        difference = (out - target.to(out)) / self.weigh
         return (difference.square() if self.error == "squared" else difference.abs()).mean(1)
 
 

@@ -109,3 +109,36 @@ def _paths(subject: Any, batch: Any) -> tuple[Tensor, Tensor]:
 
 def _rng(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def check_cross_attends(make: Make) -> None:
+    """Projections are maps of the module's own, without bias, from text states; subjects end inside prompts."""
+    subject, handle = make()
+    for size in (1, 3):
+        states, last = subject.words(next(handle.batches(size)))
+        demand(
+            states.ndim == 3 and len(states) == size,
+            f"words returns states of shape {tuple(states.shape)} for {size} prompts, not ({size}, L, D)",
+        )
+        demand(
+            last.shape == (size,) and bool((last >= 0).all()) and bool((last < states.shape[1]).all()),
+            f"words returns the positions {last.tolist()} for {size} prompts of {states.shape[1]} tokens",
+        )
+        blank = subject.blank(size)
+        demand(
+            blank.shape == states.shape,
+            f"blank returns {tuple(blank.shape)}, words {tuple(states.shape)}; the shapes must agree",
+        )
+    found = subject.projections()
+    demand(bool(found) and len(set(found)) == len(found), "projections names no module, or one twice")
+    demand(found == subject.projections(), "projections gives two orders in two calls")
+    own = {id(p) for p in subject.module.parameters()}
+    for m in found:
+        shapes = [tuple(p.shape) for p in m.parameters()]
+        demand(
+            len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == states.shape[2],
+            f"a projection has weights of shapes {shapes}, not one of (out, {states.shape[2]}) without bias",
+        )
+        demand(
+            id(m.get_parameter("weight")) in own, "a projection lies outside module, which clones may share"
+        )

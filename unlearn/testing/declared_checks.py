@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from unlearn.errors import BadValue
 from unlearn.knobs import Declared, Knob
-from unlearn.registry import Registry, section
+from unlearn.registry import Registry, reconstruction, section
 from unlearn.testing.verdicts import Named, demand
 
 
@@ -155,6 +155,15 @@ def check_reference(cls: type[Any]) -> None:
     demand(
         bool(section(inspect.getdoc(cls) or "", "References")),
         f"{cls.__name__}'s docstring has no References block; add one: authors, year, title, arXiv id",
+    )
+
+
+def check_reconstructed(cls: type[Any]) -> None:
+    """What was rebuilt without paper or code says so in its summary, and from what in a paragraph."""
+    doc = inspect.getdoc(cls) or ""
+    demand(
+        bool(reconstruction(doc)) == ("(reconstructed)" in doc.partition("\n")[0]),
+        f"{cls.__name__} says only half of it; write (reconstructed) into the first line of its docstring and RECONSTRUCTED from what, in a paragraph",
     )
 
 

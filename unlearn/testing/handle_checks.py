@@ -116,6 +116,19 @@ def check_passes(make: Make) -> None:
     demand(torch.equal(alone, rest), "a pass is disturbed by another one; keep no position in the handle")
 
 
+def check_only(make: Make) -> None:
+    """A choice by ids holds those of its own examples that were named, and no other."""
+    handle = make()
+    own = _whole(handle.batches(3))[0].unique()
+    named = torch.cat([own[::3], own.max()[None] + 1000])
+    part = handle.only(named)
+    found = _whole(part.batches(3))[0].sort().values
+    demand(
+        torch.equal(found, own[::3]) and len(part) == len(own[::3]),
+        f"only gives the ids {found.tolist()} where {own[::3].tolist()} were named and are its own",
+    )
+
+
 def check_globals(make: Make) -> None:
     """The global generators are left alone."""
     handle = make()
@@ -132,6 +145,7 @@ CHECKS: dict[str, Callable[[Make], None]] = {
     "augments-with-generator-only": check_augments,
     "ids": check_ids,
     "independent-passes": check_passes,
+    "only": check_only,
     "globals": check_globals,
 }
 """What a handle must keep to, by name."""

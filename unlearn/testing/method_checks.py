@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from unlearn import subject as verbs
-from unlearn.errors import SealedError, UnlearnError
+from unlearn.deletable import Sliced
+from unlearn.errors import Mismatch, SealedError, UnlearnError
 from unlearn.method import Method, requires
-from unlearn.registry import protocols
+from unlearn.registry import protocol, protocols
 from unlearn.runtime import Run, seeded_globals
 from unlearn.subject import Embeds, Trains
 from unlearn.testing.direction import check_direction, check_retain
@@ -21,6 +21,7 @@ from unlearn.testing.tiny import CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.verdicts import Check, Named, demand, guarded, run_all
 
 Cls = type[Method[Any]]
+MISMATCH_WORDS = 6  # no sentence that says what is needed is shorter
 
 
 def check_method(cls: Cls) -> None:
@@ -37,9 +38,10 @@ def method_checks(cls: Cls) -> Named:
     yield from class_checks(cls)
     if not _proper(cls):
         return
-    for tiny in fitting(requires(cls)):
-        if "statistics" in cls().reads() and not tiny.offers(Embeds):
-            continue
+    cells = [t for t in fitting(requires(cls)) if "statistics" not in cls().reads() or t.offers(Embeds)]
+    if cells:
+        yield "accepts-some", guarded(partial(check_accepts, cls, cells), cls.__name__)
+    for tiny in cells:
         for name, check in cell_checks(cls, tiny):
             yield f"{name}[{tiny.name}]", check
 
@@ -64,6 +66,24 @@ def cell_checks(cls: Cls, tiny: Tiny) -> Named:
             yield "direction", one(check_direction)
 
 
+def check_accepts(cls: Cls, cells: list[Tiny]) -> None:
+    """It may refuse networks that lack the layers it works on, but not every one."""
+    refused = []
+    for tiny in cells:
+        try:
+            _base(cls, tiny)
+        except Mismatch as err:
+            refused.append(str(err))
+        except Exception:
+            return  # told by the checks of that subject
+        else:
+            return
+    demand(
+        False,
+        f"{cls.__name__} refuses every tiny subject that offers {requires(cls).__name__}: {refused[0]}",
+    )
+
+
 def check_runs(cls: Cls, tiny: Tiny) -> None:
     """The defaults run on a tiny subject."""
     _base(cls, tiny)
@@ -73,9 +93,9 @@ def check_same_verbs(cls: Cls, tiny: Tiny) -> None:
     """What comes back offers every protocol that went in."""
     left, done = specimen(tiny.name).subject, _base(cls, tiny).done
     for name in protocols():
-        protocol = getattr(verbs, name)
+        verbs = protocol(name)
         demand(
-            not isinstance(left, protocol) or isinstance(done, protocol),
+            not isinstance(left, verbs) or isinstance(done, verbs),
             f"{cls.__name__} returns {type(done).__name__}, which no longer offers {name}; return the subject or a wrapper with the same verbs",
         )
 
@@ -235,6 +255,9 @@ def check_changes(cls: Cls, tiny: Tiny) -> None:
 
 def check_exact(cls: Cls, tiny: Tiny) -> None:
     """An exact method gives the weights of a twin that was trained without the forget set, bit for bit."""
+    if Sliced in requires(cls).__mro__:
+        check_exact_stages(cls, tiny)
+        return
     spec = specimen(tiny.name).copy()
     with seeded_globals(1234, CPU):
         run = Run(0, CPU)
@@ -243,6 +266,28 @@ def check_exact(cls: Cls, tiny: Tiny) -> None:
     demand(
         same(dict(_base(cls, tiny).module.state_dict()), dict(twin.module.state_dict())),
         f"{cls.__name__} declares exact = True, but differs from subject.fresh(run.rng) fitted on the retain set with the same run",
+    )
+
+
+def check_exact_stages(cls: Cls, tiny: Tiny) -> None:
+    """Every tensor of a sliced system is erased or that of a twin trained without the forget set by the same seeds.
+
+    When the missing stages are trained as well, nothing differs.
+    """
+    spec = specimen(tiny.name).copy()
+    twin, done = spec.subject.clone(), cast(Any, _base(cls, tiny).subject).clone()
+    twin.again(spec.sets["retain"], Run(0, CPU))
+    made, wanted = dict(done.module.state_dict()), dict(twin.module.state_dict())
+    kept = (n for n, t in made.items() if t.is_floating_point() and t.shape == wanted[n].shape)
+    other = [n for n in kept if not bool(((made[n] == wanted[n]) | (made[n] == 0)).all())]
+    demand(
+        not other,
+        f"{cls.__name__} declares exact = True, but {', '.join(other[:3])} hold what a system trained without the forget set by the same seeds does not",
+    )
+    done.resume(spec.sets["retain"], Run(0, CPU))
+    demand(
+        same(dict(done.module.state_dict()), wanted),
+        f"{cls.__name__} declares exact = True, but with its missing stages trained the system differs from one trained without the forget set by the same seeds",
     )
 
 
@@ -284,7 +329,16 @@ def _proper(cls: Cls) -> bool:
 
 
 def _on(cls: Cls, tiny: Tiny, check: Callable[[Cls, Tiny], None]) -> Check:
-    return guarded(partial(check, cls, tiny), f"{cls.__name__} on {tiny.name}")
+    def run() -> None:
+        try:
+            check(cls, tiny)
+        except Mismatch as err:
+            demand(
+                "\n" not in str(err) and len(str(err).split()) >= MISMATCH_WORDS,
+                f"{cls.__name__} refuses {tiny.name} with {str(err)!r}; say in one line what it needs and what to do",
+            )
+
+    return guarded(run, f"{cls.__name__} on {tiny.name}")
 
 
 def _base(cls: Cls, tiny: Tiny) -> Outcome:
@@ -327,7 +381,7 @@ def _brief(cls: Cls) -> tuple[tuple[str, Any], ...]:
     """As few iterations or epochs as the method would be tuned with, for checks that do not need it to work."""
     value = cls()
     low = {k.name: k.search[0] for k in cls.knobs() if k.name in ("iterations", "epochs") and k.search}
-    return tuple((name, int(n)) for name, n in low.items() if n < getattr(value, name))
+    return tuple((name, max(1, int(n))) for name, n in low.items() if n < getattr(value, name))
 
 
 def _not_finite(out: Outcome) -> list[str]:

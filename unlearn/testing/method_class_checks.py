@@ -6,13 +6,12 @@ import inspect
 from functools import partial
 from typing import Any, get_type_hints
 
-from unlearn import subject as verbs
 from unlearn.data import Split
 from unlearn.errors import BadValue
 from unlearn.method import Method
-from unlearn.registry import methods, protocols
+from unlearn.registry import PROTOCOLS, methods, protocols
 from unlearn.runtime import Run
-from unlearn.testing.declared_checks import check_reference, declared_checks
+from unlearn.testing.declared_checks import check_reconstructed, check_reference, declared_checks
 from unlearn.testing.runs import LENT
 from unlearn.testing.verdicts import Named, demand
 
@@ -23,6 +22,7 @@ def class_checks(cls: Cls) -> Named:
     """Names and checks of how a method is written."""
     yield from declared_checks(cls, methods)
     yield "reference", partial(check_reference, cls)
+    yield "reconstructed", partial(check_reconstructed, cls)
     yield "signature", partial(check_signature, cls)
     yield "uses", partial(check_uses, cls)
     yield "presets", partial(check_presets, cls)
@@ -52,6 +52,11 @@ def check_signature(cls: Cls) -> None:
 def check_uses(cls: Cls) -> None:
     """What it declares to read exists, and a value reads no set that its class does not declare."""
     known = {*LENT, *(f"{n}.x" for n in LENT)}
+    value = cls()
+    demand(
+        bool(value.wants()[1]) == ("pool" in value.reads()),
+        f"{cls.__name__} must name `pool` in `uses` and say in wants() which models and how many, or do neither",
+    )
     for what, names in (("uses", cls.uses), ("reads()", cls().reads())):
         unknown = sorted(names - known)
         demand(
@@ -88,5 +93,5 @@ def check_protocol_listing(cls: Cls) -> None:
         listing.uses == tuple(sorted(cls.uses)),
         f"the listing of {cls.name!r} uses {listing.uses}, the class {tuple(sorted(cls.uses))}; write uses: ClassVar[frozenset[str]] = frozenset({{...}}) with literal names",
     )
-    if need.__module__ == verbs.__name__:
-        demand(need.__name__ in protocols(), f"{need.__name__} is no protocol of unlearn/subject.py")
+    if need.__module__ in [f"unlearn.{m}" for m in PROTOCOLS]:
+        demand(need.__name__ in protocols(), f"{need.__name__} is no protocol of {need.__module__}")

@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from unlearn.data import Resident
-from unlearn.gallery import Gallery, Judge
+from unlearn.filling import Completes
+from unlearn.gallery import Critics, Gallery, Judge
 from unlearn.metric import Evidence, Metric, Score, View
 from unlearn.registry import metrics
 from unlearn.runtime import Run, seeded_globals
 from unlearn.score import Aim
-from unlearn.subject import Classifies, Draws, Trains
+from unlearn.subject import Classifies, Draws, Regresses, Trains
 from unlearn.testing.declared_checks import check_reference, declared_checks
-from unlearn.testing.tiny import CPU, TINY, Tiny, same, specimen, tensors
+from unlearn.testing.tiny import CLASSES, CPU, Tiny, fitting, same, specimen, tensors
 from unlearn.testing.tiny_crowds import again
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
 
@@ -49,8 +50,8 @@ def metric_checks(cls: Cls) -> Named:
     yield "reference", partial(check_reference, cls)
     yield "signature", partial(check_signature, cls)
     yield "protocol-listing", partial(check_needs_listing, cls)
-    for tiny in () if cls.extras else TINY.values():
-        if tiny.offers(Trains) and tiny.offers(cls.needs):
+    for tiny in () if cls.extras else fitting(cls.needs):
+        if tiny.offers(Trains):
             for name, check in CHECKS.items():
                 yield (
                     f"{name}[{tiny.name}]",
@@ -271,21 +272,24 @@ def evidence(name: str, request: str = "class") -> Evidence:
 
     Args:
         name: Of the tiny subject.
-        request: `class`, where class 0 is removed, or `random`, where none is.
+        request: `class`, where class 0 is removed, of a regressor the range of the forgotten targets; or `random`, where
+            nothing is.
     """
     made = copy.deepcopy(models(name))
     removed = (0,) if request == "class" and isinstance(made.subjects["original"], Classifies) else ()
-    everything = torch.arange(len(made.handles["test"]))
+    if request == "class" and isinstance(made.subjects["original"], Regresses):
+        request, low = "range", float(made.handles["forget"].y.min())
     views = {}
     for base, view in (("test", "audit"), ("fit", "audit_fit")):
-        rows = (made.handles[base].y == 0).nonzero().flatten() if removed else everything
-        views[view] = View(base, rows)
-    if removed:
-        gone = made.handles["test"].y == 0
-        views |= {
-            "test_forget": View("test", gone.nonzero().flatten()),
-            "test_retain": View("test", (~gone).nonzero().flatten()),
-        }
+        y = made.handles[base].y
+        gone = (
+            y == 0 if removed else y >= low if request == "range" else torch.zeros(len(y), dtype=torch.bool)
+        )
+        parted = removed or request == "range"
+        views[view] = View(base, gone.nonzero().flatten() if parted else torch.arange(len(y)))
+        if parted and base == "test":
+            views["test_forget"] = View(base, gone.nonzero().flatten())
+            views["test_retain"] = View(base, (~gone).nonzero().flatten())
     facts = {
         "seconds": 2.0, "peak_bytes": 1000, "read": {"forget": 7}, "changed": 0.5, "log": {},
         "original_seconds": 2.0, "oracle_seconds": 2.0,
@@ -294,7 +298,25 @@ def evidence(name: str, request: str = "class") -> Evidence:
     if isinstance(made.subjects["original"], Draws):
         gallery, handles = small_gallery(), {**handles, "prompts": specimen(name).sets["prompts"]}
     classes = tuple("abcd") if removed else ()
-    return again(Evidence(made.subjects, handles, views, request, removed, classes, facts, gallery=gallery))
+    critics = small_critics() if isinstance(made.subjects["original"], Completes) else None
+    return again(
+        Evidence(
+            made.subjects, handles, views, request, removed, classes, facts, gallery=gallery, critics=critics
+        )
+    )
+
+
+def small_critics() -> Critics:
+    """A judge of four classes and a network of features for images of 8 x 8 pixels, random but fixed."""
+    rng = torch.Generator().manual_seed(11)
+    classes, features = torch.randn(64, CLASSES, generator=rng), torch.randn(64, 3, generator=rng)
+    labels = torch.arange(1000) % CLASSES
+    return Critics(
+        tuple("abcd"),
+        labels,
+        lambda x: x.flatten(1) @ classes,
+        {"tiny-network": lambda x: x.flatten(1) @ features},
+    )
 
 
 def small_gallery() -> Gallery:

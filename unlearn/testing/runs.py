@@ -10,12 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unlearn.data import Counted, Handle, Sealed, Split, Statistics
+from unlearn.data import Counted, Handle, Peers, Sealed, Split, Statistics
 from unlearn.method import Method
 from unlearn.ops.gaussians import Lender
 from unlearn.runtime import Run, seeded_globals
 from unlearn.subject import Embeds, Subject
 from unlearn.testing.tiny import CPU, Specimen, same, specimen, tensors
+from unlearn.testing.tiny_peers import peers
 from unlearn.testing.verdicts import global_state
 
 LENT = tuple(f.name for f in fields(Split))
@@ -111,28 +112,30 @@ def outcome(
     return call(cls(**dict(knobs)), tiny, seed, sealed=how == "sealed")
 
 
-def lend(method: Method[Any], tiny: Specimen, *, sealed: bool) -> tuple[Split, dict[str, Counted]]:
+def lend(method: Method[Any], tiny: Specimen, *, sealed: bool) -> tuple[Split, dict[str, Counted | Peers]]:
     """The sets of a specimen, each counted; what the method does not declare is sealed where asked.
 
     Returns:
-        The split, and the counters by set; statistics count the examples they are made from.
+        The split, and the counters by set; statistics and models count the examples they are made from.
     """
     reads = method.reads()
     lent: dict[str, Any] = {}
-    counts: dict[str, Counted] = {}
+    counts: dict[str, Counted | Peers] = {}
     for name in LENT:
         if sealed and name not in reads and f"{name}.x" not in reads:
             lent[name] = Sealed(name, method.title())
+            continue
+        if name == "pool" and method.wants()[1] and tiny.name:
+            lent[name] = counts[name] = peers(tiny.name, *method.wants())
             continue
         if name != "statistics" and name not in tiny.sets:
             lent[name] = Sealed(name, method.title())
             continue
         blind = method.title() if sealed and name not in reads else ""
         inner = cast(Handle, tiny.sets["retain" if name == "statistics" else name])
-        counts[name] = Counted(inner, unlabeled=blind, name=name)
-        lent[name] = counts[name]
+        counts[name] = lent[name] = counted = Counted(inner, unlabeled=blind, name=name)
         if name == "statistics":
-            lent[name] = Lender(cast(Embeds, tiny.subject), counts[name])
+            lent[name] = Lender(cast(Embeds, tiny.subject), counted)
     return Split(**{**lent, "statistics": cast(Statistics, lent["statistics"])}), counts
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from unlearn import filling
 from unlearn import subject as verbs
 from unlearn.data import Batch, Handle
-from unlearn.registry import offers, protocols, subjects
+from unlearn.registry import offers, protocol, protocols, subjects
 from unlearn.runtime import Run
 from unlearn.subject import mode
-from unlearn.testing.adapter_checks import check_adapts, check_attends
+from unlearn.testing.adapter_checks import check_adapts, check_attends, check_cross_attends
 from unlearn.testing.declared_checks import check_file_name, check_listing, check_registered, check_summary
 from unlearn.testing.tiny import CPU, TINY, same, specimen, tensors
 from unlearn.testing.verdicts import Named, demand, global_state, guarded, run_all
@@ -56,7 +57,7 @@ def subject_checks(make: Make) -> Named:
 def check_offers(kind: str, name: str) -> None:
     """The protocols that tables read from the source are those that the object offers."""
     subject = specimen(name).subject
-    real = {p for p in protocols() if isinstance(subject, getattr(verbs, p))}
+    real = {p for p in protocols() if isinstance(subject, protocol(p))}
     listed = set(offers(kind))
     demand(
         real == listed,
@@ -193,6 +194,23 @@ def check_classifies(make: Make) -> None:
     demand(found == subject.classes, f"outputs have {found} columns, but classes is {subject.classes}")
 
 
+def check_matches(make: Make) -> None:
+    """Each text of the bank says what it says itself, there is an output for each, and cosines are cosines."""
+    subject, data = make()
+    batch = next(data.batches(4))
+    demand(
+        bool(subject.meant(subject.texts).diagonal().all()),
+        "meant() denies that a text of the bank says the same as itself",
+    )
+    with torch.no_grad(), mode(subject.module, train=False):
+        cosines, outputs = subject.cosines(batch), subject.outputs(batch)
+    _per_example(cosines, batch, "cosines()")
+    demand(bool((cosines.abs() <= 1 + 1e-4).all()), "cosines() gives more than 1; divide by both norms")
+    demand(
+        outputs.shape[1] == len(subject.texts), "outputs() does not give one score for each text of the bank"
+    )
+
+
 def check_layers(make: Make) -> None:
     """Layers are modules of the subject that own weights, each once."""
     subject, handle = make()
@@ -259,39 +277,6 @@ def check_denoises(make: Make) -> None:
         )
 
 
-def check_cross_attends(make: Make) -> None:
-    """Projections are maps of the module's own, without bias, from text states; subjects end inside prompts."""
-    subject, handle = make()
-    for size in (1, 3):
-        states, last = subject.words(next(handle.batches(size)))
-        demand(
-            states.ndim == 3 and len(states) == size,
-            f"words returns states of shape {tuple(states.shape)} for {size} prompts, not ({size}, L, D)",
-        )
-        demand(
-            last.shape == (size,) and bool((last >= 0).all()) and bool((last < states.shape[1]).all()),
-            f"words returns the positions {last.tolist()} for {size} prompts of {states.shape[1]} tokens",
-        )
-        blank = subject.blank(size)
-        demand(
-            blank.shape == states.shape,
-            f"blank returns {tuple(blank.shape)}, words {tuple(states.shape)}; the shapes must agree",
-        )
-    found = subject.projections()
-    demand(bool(found) and len(set(found)) == len(found), "projections names no module, or one twice")
-    demand(found == subject.projections(), "projections gives two orders in two calls")
-    own = {id(p) for p in subject.module.parameters()}
-    for m in found:
-        shapes = [tuple(p.shape) for p in m.parameters()]
-        demand(
-            len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == states.shape[2],
-            f"a projection has weights of shapes {shapes}, not one of (out, {states.shape[2]}) without bias",
-        )
-        demand(
-            id(m.get_parameter("weight")) in own, "a projection lies outside module, which clones may share"
-        )
-
-
 def check_generates(make: Make) -> None:
     """One sample for each row, drawn from rng."""
     subject, handle = make()
@@ -302,6 +287,24 @@ def check_generates(make: Make) -> None:
         demand(len(a) == size, f"sample returns {len(a)} samples for {size} rows")
         demand(torch.equal(a, b), "sample gives two results for one seed; draw from rng alone")
         demand(not torch.equal(a, c), "sample does not depend on rng")
+
+
+def check_encodes(make: Make) -> None:
+    """What is represented are the features, and it has a gradient to the encoder's weights alone."""
+    subject, handle = make()
+    batch = next(handle.batches(2))
+    with mode(subject.module, train=False):
+        z = subject.represent(batch.x)
+        demand(
+            torch.equal(z, subject.features(batch)), "represent(x) is not what features gives for the same x"
+        )
+        z.sum().backward()
+    inside = {p for m in subject.encoder() for p in m.parameters(recurse=False)}
+    reached = {n for n, p in subject.module.named_parameters() if p.grad is not None and p not in inside}
+    demand(
+        not reached, f"represent(x) depends on {', '.join(sorted(reached))}, which encoder() does not hold"
+    )
+    demand(bool(inside), "encoder() holds no weights; name a decoder behind the first weights")
 
 
 def check_next_token(make: Make) -> None:
@@ -331,6 +334,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "outputs": (verbs.Predicts, check_outputs),
     "features": (verbs.Embeds, check_features),
     "classifies": (verbs.Classifies, check_classifies),
+    "matches": (verbs.Matches, check_matches),
     "layers": (verbs.Layers, check_layers),
     "fresh": (verbs.Fresh, check_fresh),
     "fit": (verbs.Trains, check_fit),
@@ -339,6 +343,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Make], None]]] = {
     "adapts": (verbs.Adapts, check_adapts),
     "attends": (verbs.Attends, check_attends),
     "generates": (verbs.Generates, check_generates),
+    "encodes": (filling.Encodes, check_encodes),
     "next-token": (verbs.NextToken, check_next_token),
 }
 """Each check beside the protocol for which it is meant."""

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from unlearn.data import Resident, Stream
 from unlearn.networks import seeded
 from unlearn.ops.adamw import AdamW
+from unlearn.ops.completing import cut, hole
 from unlearn.ops.recipe import SGD
 from unlearn.registry import offers, protocols
 from unlearn.runtime import Run, seeded_globals
@@ -36,6 +37,7 @@ from unlearn.subjects.text_to_image import TextToImage, components
 
 CPU = torch.device("cpu")
 CLASSES = 4
+HOLE = hole("centre", 0.5, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,12 @@ class Specimen:
     Attributes:
         subject: The original.
         sets: `forget` and `retain` (training data), `validation`, `surrogate`, `fit` and `test`.
+        name: By which it is known; nothing for one made by hand, of which no further models are lent.
     """
 
     subject: Any
     sets: Mapping[str, Resident]
+    name: str = ""
 
     def copy(self) -> Specimen:
         """One that may be spoilt."""
@@ -74,12 +78,15 @@ class Tiny:
         kind: Registered name of its subject.
         trained: Whether it was trained, so that directions mean something.
         build: Makes it.
+        own: Whether it stands for a way of training and no new kind of model: then only those methods and metrics run on
+            it that fit no other tiny subject.
     """
 
     name: str
     kind: str
     trained: bool
     build: Callable[[], Specimen]
+    own: bool = False
 
     def offers(self, need: type) -> bool:
         """Whether it has the members of a protocol, read from source where the protocol is ours."""
@@ -92,7 +99,7 @@ class Tiny:
 def specimen(name: str) -> Specimen:
     """The specimen of this name, made once in a process; take a `copy` to change it."""
     with seeded_globals(0, CPU):
-        return TINY[name].build()
+        return replace(TINY[name].build(), name=name)
 
 
 def blobs(shape: tuple[int, ...], counts: Iterable[int], rng: Generator, noise: float = 0.5) -> Arrays:
@@ -166,6 +173,12 @@ def _mlp() -> Specimen:
 
 def _conv() -> Specimen:
     return _classifier(_conv_net, (1, 6, 6), 0.8, 25)
+
+
+def _deletable(which: str) -> Specimen:
+    from unlearn.testing.tiny_deletable import MADE
+
+    return MADE[which]()
 
 
 def _curve(n: int, rng: Generator) -> Arrays:
@@ -275,7 +288,9 @@ def _clip() -> Specimen:
     bank = torch.tensor([_prompt(c) for c in range(CLASSES)])
     anchors = torch.tensor([_prompt(10), _prompt(11), _prompt(12)])
     recipe = SGD(epochs=1, lr=0.01, batch_size=4)
-    return Specimen(DualEncoder(_clip_net().eval(), bank, anchors, recipe, _clip_net), _prompted_sets())
+    return Specimen(
+        DualEncoder(_clip_net().eval(), bank, anchors, recipe=recipe, build=_clip_net), _prompted_sets()
+    )
 
 
 def _llama() -> nn.Module:
@@ -315,14 +330,13 @@ def _autoencoder_net() -> nn.Module:
 def _holes(counts: Iterable[int], rng: Generator) -> Arrays:
     """Images with their centre cut out, beside the whole ones."""
     whole = blobs((1, 8, 8), counts, rng).x.sigmoid()
-    cut = whole.clone()
-    cut[:, :, 2:6, 2:6] = 0
-    return Arrays(cut, whole)
+    return Arrays(cut(whole, HOLE, 0.0), whole)
 
 
 def _completion() -> Specimen:
     net = seeded(_autoencoder_net, _rng(7))
-    subject = ImageToImage(net, "1", recipe=SGD(epochs=8, lr=0.05, batch_size=16), build=_autoencoder_net)
+    recipe = SGD(epochs=8, lr=0.05, batch_size=16)
+    subject = ImageToImage(net, "1", recipe=recipe, build=_autoencoder_net, hole=HOLE)
     return Specimen(
         subject, _sets(_holes((7, 9, 9, 9), _rng(0)), 7, lambda k: _holes((3,) * CLASSES, _rng(k)))
     )
@@ -339,6 +353,8 @@ TINY: dict[str, Tiny] = {
     for t in (
         Tiny("mlp", "classifier", True, _mlp),
         Tiny("conv", "classifier", True, _conv),
+        Tiny("sliced", "sliced-classifier", False, functools.partial(_deletable, "sliced"), own=True),
+        Tiny("recorded", "recorded-classifier", False, functools.partial(_deletable, "recorded"), own=True),
         Tiny("regressor", "regressor", True, _regressor),
         Tiny("image-to-image", "image-to-image", False, _completion),
         Tiny("unet", "text-to-image", False, _diffusion),
@@ -352,8 +368,9 @@ TINY: dict[str, Tiny] = {
 
 
 def fitting(need: type) -> list[Tiny]:
-    """Tiny subjects that offer a protocol."""
-    return [t for t in TINY.values() if t.offers(need)]
+    """Tiny subjects on which what needs a protocol is checked; see `Tiny.own`."""
+    found = [t for t in TINY.values() if t.offers(need)]
+    return [t for t in found if not t.own] or found
 
 
 def tensors(subject: Subject) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlearn.crowds import margins_of
 from unlearn.metric import Crowd, Evidence, View
-from unlearn.subject import Classifies
+from unlearn.subject import Classifies, Regresses
 
 POINTS = 8
 IDS = 10_000  # more than any tiny set has
@@ -81,8 +81,8 @@ class TinyCrowd:
 
 
 def crowds(ev: Evidence) -> Callable[[str, int], Crowd] | None:
-    """What evidence of tiny classifiers asks for crowds."""
-    if not isinstance(ev.subjects["original"], Classifies):
+    """What evidence of tiny classifiers and regressors asks for crowds."""
+    if not isinstance(ev.subjects["original"], Classifies | Regresses):
         return None
     return lambda kind, n: TinyCrowd(kind, n, ev.subjects, ev.handles, ev.views)
 

@@ -1,0 +1,77 @@
+"""Gaussian amnesiac: one draw for each forgotten example, from the Gaussian of all targets."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+from unlearn.data import Resident
+from unlearn.methods.gaussian_amnesiac import GaussianAmnesiac, gaussian_targets
+from unlearn.runtime import Run
+from unlearn.sources import Arrays
+from unlearn.subjects.regressor import Regressor
+from unlearn.testing.runs import lend
+from unlearn.testing.tiny import specimen
+
+N = 3000
+
+
+def sets(y, forgotten):
+    source = Arrays(torch.arange(len(y))[:, None].float(), y)
+    whole, rows = Resident(source), torch.arange(len(y))
+    return whole.take(rows[:forgotten]), whole.take(rows[forgotten:])
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_draws_are_those_of_the_gaussian_of_all_targets():
+    y = torch.from_numpy(np.random.default_rng(0).gamma(2.0, 3.0, 2 * N)).float()
+    forget, retain = sets(y, N)
+    drawn = gaussian_targets(forget, retain, 64, rng())(torch.arange(N)).numpy()
+    assert kstest(drawn, "norm", args=(y.numpy().mean(), y.numpy().std())).pvalue > 0.01
+    assert abs(np.corrcoef(drawn, y[:N].numpy())[0, 1]) < 0.06
+
+
+def test_every_column_has_a_gaussian_of_its_own():
+    y = torch.stack([torch.linspace(-1, 1, N), torch.linspace(90, 110, N)], 1)
+    drawn = gaussian_targets(*sets(y, N - 1), 64, rng())(torch.arange(N - 1))
+    np.testing.assert_allclose(drawn.mean(0).numpy(), [0.0, 100.0], atol=0.5)
+    np.testing.assert_allclose(drawn.std(0).numpy(), y.std(0).numpy(), rtol=0.05)
+
+
+def test_an_example_has_one_draw_whatever_the_size_of_a_pass():
+    y = torch.randn(20, generator=rng(3))
+    forget, retain = sets(y, 8)
+    a, b = (gaussian_targets(forget, retain, size, rng(1))(torch.arange(8)) for size in (3, 64))
+    assert torch.equal(a, b)
+
+
+class Seen(Regressor):
+    """Remembers the targets that it was trained on."""
+
+    def loss(self, batch, rng=None):
+        self.module.seen.extend(zip(batch.index.tolist(), batch.y.tolist(), strict=True))
+        return super().loss(batch, rng)
+
+
+@pytest.mark.parametrize("epochs", [3])
+def test_the_draw_stays_over_all_epochs_and_retained_targets_are_their_own(epochs):
+    tiny = specimen("regressor").copy()
+    module = tiny.subject.module
+    module.seen = []
+    subject = Seen(module)
+    run = Run(0, torch.device("cpu"))
+    method = GaussianAmnesiac(epochs=epochs)
+    method.unlearn(subject, lend(method, tiny, sealed=False)[0], run)
+    given = {}
+    for index, y in module.seen:
+        given.setdefault(index, set()).add(round(y, 5))
+    own = dict(zip(tiny.sets["retain"].rows.tolist(), tiny.sets["retain"].y.tolist(), strict=True))
+    forgotten = set(tiny.sets["forget"].rows.tolist())
+    assert len(module.seen) == epochs * len(given) and set(given) == forgotten | set(own)
+    assert all(len(v) == 1 for v in given.values())
+    assert all(given[i] == {round(v, 5)} for i, v in own.items())
+    before = dict(zip(tiny.sets["forget"].rows.tolist(), tiny.sets["forget"].y.tolist(), strict=True))
+    assert all(given[i] != {round(v, 5)} for i, v in before.items())

@@ -1,0 +1,52 @@
+"""Oracle matching: the mean of what retrained models say, which is what the subject comes to say."""
+
+import pytest
+import torch
+from pools import FORGET, C, data, net
+
+from unlearn.methods import oracle_matching
+from unlearn.methods.oracle_matching import OracleMatching
+from unlearn.runtime import Run
+from unlearn.subjects.classifier import Classifier
+
+
+@pytest.mark.parametrize("models", [1, 4])
+def test_targets_are_the_mean_of_what_retrained_models_say(monkeypatch, models):
+    found = []
+    monkeypatch.setattr(oracle_matching, "match", lambda _s, lesson, how, _r: found.append((lesson, how)))
+    split, x = data("retrained", models)
+    OracleMatching(models=models, forget_times=2.0, retain_times=1.0).unlearn(
+        Classifier(net(0), C), split, Run()
+    )
+    ((lesson, how),) = found
+    (batch,) = lesson.batches(100)
+    assert torch.equal(batch.x[:6], x[FORGET].repeat(2, 1)) and len(batch) == 9
+    with torch.no_grad():
+        wanted = sum(net(100 + k)(batch.x) for k in range(models)) / models
+    torch.testing.assert_close(batch.y, wanted)
+    assert (how.lr, how.epochs, how.batch_size) == (1e-3, OracleMatching().epochs, 64)
+
+
+def test_training_leads_to_them():
+    split, x = data("retrained", 2)
+    student = Classifier(net(0), C)
+    OracleMatching(models=2, lr=0.1, epochs=300, decay=0.99).unlearn(student, split, Run())
+    with torch.no_grad():
+        wanted = (net(100)(x) + net(101)(x)) / 2
+        assert (student.module(x) - wanted).abs().max() < 0.02 < (net(0)(x) - wanted).abs().max()
+    assert (split.forget.read, split.retain.read) == (3, 7) and split.pool.read == 2 * 7
+
+
+def test_published_settings():
+    paper, function = (OracleMatching.preset(n) for n in ("paper", "function"))
+    assert (paper.models, paper.epochs, paper.lr, paper.retain_times, paper.forget_times) == (
+        1,
+        4,
+        1e-4,
+        20,
+        5,
+    )
+    assert (function.models, function.epochs, function.lr) == (10, 5, 5e-4)
+    assert (function.retain_times, function.forget_times, function.shuffle) == (3, 1, False)
+    assert OracleMatching(models=3).wants() == ("retrained", 3)
+    assert OracleMatching().reads() == {"forget.x", "retain.x", "pool"}

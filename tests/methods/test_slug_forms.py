@@ -1,0 +1,132 @@
+"""SLUG on a classifier and on an encoder: its layer, its direction, and what it looks at, by plain autograd."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from unlearn.data import Split
+from unlearn.methods.slug_classifier import SLUGClassifier, wrong
+from unlearn.methods.slug_encoder import SLUGEncoder, found
+from unlearn.ops.slug import weights
+from unlearn.patch import changed
+from unlearn.runtime import Run
+from unlearn.testing.tiny import specimen
+
+
+def lent(name):
+    spec = specimen(name).copy()
+    sets = {n: spec.sets[n] for n in ("forget", "retain", "validation", "surrogate")}
+    return spec.subject, Split(**sets, statistics=None)
+
+
+def everything(handle):
+    return next(handle.batches(10_000))
+
+
+def front(module, of_f, of_r):
+    """Names on the front by importance and alignment, with the forget gradients, for losses of the whole sets."""
+    named = {n: p for n, p in module.named_parameters() if n in weights(module)}
+    f, r = (
+        torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+        for loss in (of_f, of_r)
+    )
+    known = {}
+    for (n, p), gf, gr in zip(named.items(), f, r, strict=True):
+        known[n] = (
+            (gf.norm() / p.norm()).item(),
+            abs(nn.functional.cosine_similarity(gf.flatten(), gr.flatten(), 0).item()),
+        )
+    best = {n for n, (i, a) in known.items() if not any(j > i and b < a for j, b in known.values())}
+    return best, dict(zip(named, f, strict=True))
+
+
+def test_a_classifier_moves_one_layer_of_the_front_along_the_forget_gradient_till_all_is_wrong():
+    s, d = lent("mlp")
+    before, run = copy.deepcopy(s.module), Run()
+    before.eval()
+    f, r = everything(d.forget), everything(d.retain)
+    best, grads = front(before, cross_entropy(before(f.x), f.y), cross_entropy(before(r.x), r.y))
+    SLUGClassifier(batch_size=5).unlearn(s, d, run)
+    (name,) = (n for n in changed(before.state_dict(), s.module.state_dict()))
+    assert name in best
+    step = dict(s.module.named_parameters())[name] - dict(before.named_parameters())[name]
+    torch.testing.assert_close(step, run.log["size"][-1] * grads[name], rtol=1e-3, atol=1e-5)
+    assert (s.outputs(f).argmax(1) == f.y).float().mean().item() == run.log["left"][-1] == 0
+    v = everything(d.validation)
+    missed = (s.outputs(v).argmax(1) != v.y)[v.y != 0].float().mean().item()  # class 0 is forgotten
+    assert run.log["harm"][-1] == pytest.approx(missed)
+    assert len(run.log["size"]) == 10 * len(best) + 1
+
+
+def test_where_biases_alone_answer_a_bias_is_moved():
+    """Every feature of the forgotten class is zero in this network, so that no matrix has a gradient."""
+    s, d = lent("conv")
+    f = everything(d.forget)
+    assert not s.features(f).any()
+    before = copy.deepcopy(s.module.state_dict())
+    SLUGClassifier().unlearn(s, d, Run())
+    assert list(changed(before, s.module.state_dict())) == ["11.bias"]
+    assert (s.outputs(f).argmax(1) != f.y).all()
+
+
+def test_examples_of_classes_that_do_not_count_are_left_out():
+    s, d = lent("mlp")
+    v = everything(d.validation)
+    right = s.outputs(v).argmax(1) == v.y
+    for kept in ([1, 3], [0]):
+        mask = torch.isin(v.y, torch.tensor(kept))
+        assert wrong(s, d.validation, torch.tensor(kept)) == pytest.approx(
+            1 - right[mask].double().mean().item()
+        )
+    assert wrong(s, d.validation, torch.tensor([], dtype=torch.long)) == 0
+
+
+@pytest.mark.parametrize("forget", ["cosine", "contrastive"])
+def test_an_encoder_moves_one_layer_of_a_tower_along_the_gradient_of_one_minus_the_cosine(forget):
+    s, d = lent("clip")
+    before, run = s.clone(), Run()
+    f, r = everything(d.forget), everything(d.retain)
+    out = before.module(input_ids=f.y, pixel_values=f.x)
+    away = 1 - nn.functional.cosine_similarity(out.image_embeds, out.text_embeds)
+    of_f = away.mean() if forget == "cosine" else before.loss(f).mean()
+    image, grads = front(before.module.vision_model, of_f, before.loss(r).mean())
+    SLUGEncoder(forget=forget, towers="image", left=0.5, batch_size=2).unlearn(s, d, run)
+    (name,) = changed(before.module.state_dict(), s.module.state_dict())
+    assert name.startswith("vis")
+    inner = name.removeprefix("vision_model.")
+    if inner in grads:
+        step = s.module.get_parameter(name) - before.module.get_parameter(name)
+        torch.testing.assert_close(step, run.log["size"][-1] * grads[inner], rtol=1e-3, atol=1e-6)
+    top = s.outputs(f).argmax(1)
+    own = (f.y[:, None] == s.texts).all(2).int().argmax(1)
+    assert (top == own).float().mean().item() == pytest.approx(run.log["left"][-1])
+    assert image
+
+
+def test_both_towers_have_fronts_of_their_own(monkeypatch):
+    from unlearn.methods import slug_encoder
+
+    s, d = lent("clip")
+    seen, keep = [], slug_encoder.pareto
+    monkeypatch.setattr(
+        slug_encoder, "pareto", lambda layers: seen.append([m.name for m in layers]) or keep(layers)
+    )
+    SLUGEncoder(tries=1).unlearn(s, d, Run())
+    assert [{n.partition("_")[0] for n in names} for names in seen] == [{"vision", "visual"}, {"text"}]
+    seen.clear()
+    SLUGEncoder(tries=1, towers="text").unlearn(s, d, Run())
+    assert seen[0] == [] and seen[1]
+
+
+def test_found_counts_images_whose_text_is_asked_for():
+    s, d = lent("clip")
+    b = everything(d.validation)
+    order = s.outputs(b).argsort(dim=1, descending=True)
+    own = (b.y[:, None] == s.texts).all(2).int().argmax(1)
+    counts = torch.tensor([False, True, True, True])
+    for k in (1, 2):
+        hits = [o in row[:k].tolist() for o, row in zip(own.tolist(), order, strict=True) if o != 0]
+        assert found(s, d.validation, k, counts) == pytest.approx(sum(hits) / len(hits))
