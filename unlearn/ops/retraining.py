@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from unlearn.data import Batch, Handle, Split
 from unlearn.errors import Mismatch
+from unlearn.ops.steps import descend
 from unlearn.runtime import Run
 from unlearn.subject import HasLoss, mode
 
@@ -80,7 +81,5 @@ def repair(
     with mode(subject.module, train=True):
         for _ in run.track(range(epochs), "unlearn"):
             for r in data.retain.batches(size, run.rng):
-                subject.loss(r, run.rng).mean().backward()
-                opt.step()
-                opt.zero_grad(set_to_none=True)
+                descend(opt, subject.loss(r, run.rng).mean())
             rates.step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from unlearn.report.judgement import Judgement, Kind
+from unlearn.report.judgement import WORDS, Judgement, Kind
 from unlearn.report.summary import Cell, Group, number, percent
 
 FORGET_WITHIN = 0.1
@@ -27,17 +27,6 @@ CRITERIA = (
     f"{COLLAPSE:g} times as large. Where the original itself counts as forgotten by these rules, nothing can be told. The oracle "
     f"is the model retrained without the forget set; without it nobody can tell."
 )
-WORDS: dict[Kind, str] = {
-    "forgotten": "Forgotten and kept",
-    "partly": "Forgotten, but at a price",
-    "unclear": "Too close to call",
-    "over": "Over-forgotten",
-    "visible": "Still visible to the attack",
-    "not": "Not forgotten",
-    "nothing": "Nothing happened",
-    "destroyed": "Destroyed",
-    "unknown": "Cannot tell",
-}
 BEYOND = "Forgotten beyond the oracle, and kept"
 
 Side = Literal["inside", "above", "below", "unclear"]

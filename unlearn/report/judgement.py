@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["forgotten", "partly", "unclear", "over", "visible", "not", "nothing", "destroyed", "unknown"]
+WORDS: dict[Kind, str] = {
+    "forgotten": "Forgotten and kept",
+    "partly": "Forgotten, but at a price",
+    "unclear": "Too close to call",
+    "over": "Over-forgotten",
+    "visible": "Still visible to the attack",
+    "not": "Not forgotten",
+    "nothing": "Nothing happened",
+    "destroyed": "Destroyed",
+    "unknown": "Cannot tell",
+}
+"""The verdict of each kind in a few words, where a module of rules has no others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from unlearn.report import Report, completion, erasure
-from unlearn.report.judgement import Judgement, Kind
+from unlearn.report.judgement import WORDS, Judgement, Kind
 from unlearn.report.summary import Cell, Group, groups, number
 from unlearn.report.yardstick import ACCURACY, Yardstick
 from unlearn.score import Aim, Score
@@ -17,18 +17,6 @@ CRITERIA = ACCURACY.said(ATTACK_WITHIN)
 KINDS = (erasure, completion)
 """Modules with rules of their own: for drawings, and for completed images."""
 LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
-
-WORDS: dict[Kind, str] = {
-    "forgotten": "Forgotten and kept",
-    "partly": "Forgotten, but at a price",
-    "unclear": "Too close to call",
-    "over": "Over-forgotten",
-    "visible": "Still visible to the attack",
-    "not": "Not forgotten",
-    "nothing": "Nothing happened",
-    "destroyed": "Destroyed",
-    "unknown": "Cannot tell",
-}
 
 
 def verdict(reports: Sequence[Report]) -> str:
