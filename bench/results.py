@@ -1,66 +1,29 @@
-"""Makes the tables of docs/results/: every method on the embedded scenarios, four on CIFAR-10 class removal, and those that
-fit a model that completes images on digits and MNIST.
+"""Makes the tables of docs/results/ that `bench/sheets.py` describes.
 
-    python bench/results.py digits
-    python bench/results.py diabetes-range
-    python bench/results.py california-range --data data/tabular
-    python bench/results.py sts-range --data data/sts
-    python bench/results.py cifar10 --data data/cifar10 --weights data/weights/resnet20-12fca82f.th
-    python bench/results.py completion --data data/mnist
+    python bench/results.py digits-class-3 faces-class-s1 --store S
+    python bench/results.py --list
 
-A run whose JSON is there is skipped. Tables are written from the JSON files, good or bad; nothing is left out.
+A run whose JSON is there is skipped, so that the same command after an interruption goes on. Data sets are looked for in
+data/, as the scenarios say. Tables are written from the JSON files, good or bad; nothing is left out: a method that
+refuses a request is listed with its reason.
 """
 
 import argparse
 from pathlib import Path
 
+from sheets import SHEETS
+
 from unlearn import api
 from unlearn.errors import UnlearnError
 from unlearn.pool import Pool
-from unlearn.registry import fitting, methods
+from unlearn.registry import methods
 from unlearn.report import Report, markdown
 from unlearn.report.reproduce import command
 from unlearn.report.summary import groups
-from unlearn.request import KINDS
 from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
-DIGITS = ("digits/class=3", "digits/random=0.1", "digits/noisy,noise=0.1")
-CIFAR = "cifar10/class={c},network=resnet20,normalise=imagenet,limit={limit},test_limit=2000"
-RANGES = {
-    "diabetes-range": "diabetes/range=25:80",
-    "california-range": "california-housing/range=0:1",
-    "sts-range": "sts/range=0:2,limit=1200,width=32,length=16,epochs=15",
-}
-EIGHT = (
-    "retrain",
-    "none",
-    "finetune",
-    "neggrad-plus",
-    "random-labels",
-    "salun",
-    "gaussian-amnesiac",
-    "blindspot",
-)
-COMPLETION = ("digits-completion/class=3", "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15")
-COMPLETING = (
-    *(
-        (n, "")
-        for n in (
-            "retrain",
-            "none",
-            "finetune",
-            "neggrad-plus",
-            "random-labels",
-            "salun",
-            "bad-teacher",
-            "i2i",
-        )
-    ),
-    *(("i2i", p) for p in ("max-loss", "noisy-label", "retain-label", "random-encoder")),
-)
-FOUR = ("none", "salun", "ssd", "duck", "scar")
 
 INDEX = """# Results
 
@@ -91,51 +54,54 @@ the rules that each report states. Four things to know before reading them:
 """
 
 
-def slug(text):
-    """Folder of a scenario: its name and request, without the options that say where data are."""
-    name, _, rest = text.partition("/")
-    request = [w for w in rest.split(",") if w.partition("=")[0] in KINDS]
-    return "-".join([name, *request]).replace("=", "-")
-
-
 def once(pool, bench, name, seed, folder, preset=""):
-    """The report of one run, made now if its JSON is not there; None if the method refuses the scenario."""
+    """The report of one run, made now if its JSON is not there.
+
+    Raises:
+        UnlearnError: If the method refuses the scenario.
+    """
     path = folder / f"{name}{'-' + preset if preset else ''}-seed-{seed}.json"
     if path.exists():
         return Report.load(path)
-    try:
-        measured = api.fitting(pool, "basic")
-        ((report, _),) = bench.run(
-            pool, api.build_method(name, {}, preset), measured, Seeds(seed, seed, seed)
-        )
-    except UnlearnError as err:
-        print(f"{name}: {err}", flush=True)
-        return None
+    measured = api.fitting(pool, "basic")
+    seeds = Seeds(seed, seed, seed)
+    ((report, _),) = bench.run(pool, api.build_method(name, {}, preset), measured, seeds)
     report = report.model_copy(update={"figures": {}})
     report.save(path)
-    print(f"{folder.name}: {name}, seed {seed}: {report.costs.seconds:.1f} s", flush=True)
+    print(f"{folder.name}: {name} {preset}, seed {seed}: {report.costs.seconds:.1f} s", flush=True)
     return report
 
 
-def page(folder, title, reports, note):
+def fill(place, bench):
+    """Runs what is missing of a sheet; returns all reports, and why methods refused."""
+    sheet, folder = SHEETS[place], OUT / place
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = Pool(scenario(sheet.scenario), bench.store, bench.device)
+    found, refused = [], {}
+    for seed in sheet.seeds:
+        for name, preset in sheet.runs:
+            if name in refused:
+                continue
+            try:
+                found.append(once(pool, bench, name, seed, folder, preset))
+            except UnlearnError as err:
+                refused[name] = str(err)
+                print(f"{place}: {name}: {err}", flush=True)
+    return found, refused
+
+
+def page(place, reports, refused):
     """One table over all methods, oracle and do-nothing row included, with the commands."""
-    lines = [f"# {title}", "", note, "", *markdown.comparison(groups(reports)), ""]
+    sheet = SHEETS[place]
+    lines = [f"# {sheet.title}", "", sheet.note, "", *markdown.comparison(groups(reports)), ""]  # fmt: skip
+    if refused:
+        lines += ["Refused:", "", *(f"- {name}: {why}" for name, why in refused.items()), ""]
     env = reports[0].environment
-    lines += [f"Made at commit {env.get('commit', '?')[:10]} on {env['platform']}, {env['device']}, "
-              f"torch {env['packages']['torch']}. Raw JSON: [{folder.name}/]({folder.name}/). Commands:", "", "```sh"]  # fmt: skip
-    lines += dict.fromkeys(command(r) for r in reports)
-    (OUT / f"{folder.name}.md").write_text("\n".join([*lines, "```", ""]))
-
-
-def sweep(bench, texts, names, seeds, note, place=""):
-    """Runs methods, each a name or a pair of name and preset, on scenarios, and writes a page of each."""
-    runs = [n if isinstance(n, tuple) else (n, "") for n in names]
-    for text in texts:
-        folder = OUT / (place or slug(text))
-        folder.mkdir(parents=True, exist_ok=True)
-        pool = Pool(scenario(text) if isinstance(text, str) else text, bench.store, bench.device)
-        found = [once(pool, bench, n, s, folder, p) for s in seeds for n, p in runs]
-        page(folder, f"{text.partition(',')[0]}", [r for r in found if r], note)
+    lines += [f"Begun at commit {env.get('commit', '?')[:10]} on {env['platform']}, {env['device']}, torch {env['packages']['torch']}; "
+              f"the raw JSON of each run, with its own, is in [{place}/]({place}/). The whole table, and the runs of seed 0 one by one:",
+              "", "```sh", f"python bench/results.py {place}"]  # fmt: skip
+    lines += dict.fromkeys(command(r) for r in reports if r.seeds["method"] == sheet.seeds[0])
+    (OUT / f"{place}.md").write_text("\n".join([*lines, "```", ""]))
 
 
 def index():
@@ -155,50 +121,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["digits", "cifar10", "completion", *RANGES])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="one of --list")
     parser.add_argument("--store", type=Path, default=None)
-    parser.add_argument("--data", default="")
-    parser.add_argument("--weights", default="")
-    parser.add_argument("--limit", type=int, default=2000)
-    parser.add_argument("--methods", nargs="*", default=[], help="of regressors; eight when not given")
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="some of the scenarios on digits, as they are written"
-    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--list", action="store_true", help="what there is to be made")
     args = parser.parse_args()
-    bench = api.bench(args.store, "cpu")
-    if args.what == "digits":
-        note = "Mean ± half-width of the 95 % t-interval over three seeds. Methods at their defaults."
-        names = [n for n in fitting("classifier") if n != "given"]
-        sweep(bench, args.only or DIGITS, names, (0, 1, 2), note)
-        index()
+    if args.list:
+        print("\n".join(f"{place:28} {sheet.scenario}" for place, sheet in SHEETS.items()))
         return
-    if args.what in RANGES:
-        note = (
-            "Mean ± half-width of the 95 % t-interval over three seeds. Methods at their defaults; errors are mean absolute ones, "
-            "in the unit of the targets. The request forgets all training examples whose target lies in the range."
-        )
-        text = RANGES[args.what] + (f",data={args.data}" if args.data else "")
-        sweep(bench, [text], args.methods or EIGHT, (0, 1, 2), note, place=args.what)
-        index()
-        return
-    if args.what == "completion":
-        note = (
-            "A hole in the centre of each digit is filled in. Mean ± half-width of the 95 % t-interval over three seeds. "
-            "Methods at their defaults, which are tuned on classifiers but for i2i's, or at a preset that names a baseline of I2I."
-        )
-        for text in args.only or [t for t in COMPLETION if args.data or "mnist" not in t]:
-            place = f",data={args.data}" if "mnist" in text else ""
-            sweep(bench, [text + place], COMPLETING, (0, 1, 2), note)
-        return
-    note = (
-        "The original is a pretrained ResNet-20 whose training recipe is unknown, so there is no oracle and the scores that "
-        f"need one cannot tell. Methods at their defaults, on {args.limit} training and 2,000 test images."
-    )
-    texts = [
-        CIFAR.format(c=c, limit=args.limit) + f",data={args.data},weights={args.weights}"
-        for c in ("ship", "cat", "deer")
-    ]
-    sweep(bench, texts, FOUR, (0,), note)
+    if wrong := [t for t in args.tables if t not in SHEETS]:
+        parser.error(f"no table {wrong[0]!r}; there are {', '.join(SHEETS)}")
+    bench = api.bench(args.store, args.device)
+    for place in args.tables:
+        reports, refused = fill(place, bench)
+        page(place, reports, refused)
     index()
 
 

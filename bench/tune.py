@@ -1,13 +1,14 @@
-"""Chooses the default hyper-parameters of methods on validation data of the embedded scenario.
+"""Chooses the default hyper-parameters of methods on validation data of an embedded scenario.
 
     python bench/tune.py salun ssd --store /tmp/store
+    python bench/tune.py i2i --subject image-to-image
 
 Every method gets the same budget: its current default and `--trials` draws, log-uniform over the search range
-that each hyper-parameter declares. A trial is judged on two class removals, a random tenth and label noise, with
-seeds that no results page uses, by the mean distance to the oracle of four numbers: accuracy on the forget set, on
-the retain set and on validation data, and the AUC of the loss attack of forget against validation examples. Test
-data and the data that fit attacks are never read. A method that removes whole classes only is judged on those. All
-trials are written to docs/results/tuning/.
+that each hyper-parameter declares. A classifier's trial is judged on two class removals, a random tenth and label noise,
+with seeds that no results page uses, by the mean distance to the oracle of four numbers: accuracy on the forget set, on
+the retain set and on validation data, and the AUC of the loss attack of forget against validation examples. Other models
+have the mean loss as a multiple of the oracle's, at most 2, in place of accuracy. Test data and the data that fit attacks
+are never read. A method that removes whole classes only is judged on those. All trials are written to docs/results/tuning/.
 """
 
 import argparse
@@ -23,15 +24,23 @@ from sklearn.metrics import roc_auc_score
 from unlearn import api
 from unlearn.errors import Mismatch
 from unlearn.knobs import Declared
+from unlearn.labels import between
 from unlearn.ops.steps import accuracy
 from unlearn.pool import Pool
 from unlearn.provenance import environment
 from unlearn.registry import fitting, methods
 from unlearn.scenario import Seeds
 from unlearn.scenario import parse as scenario
-from unlearn.subject import mode
+from unlearn.subject import Classifies, mode
 
-PLACES = ("digits/class=1", "digits/class=8", "digits/random=0.1", "digits/noisy,noise=0.1")
+PLACES = {
+    "classifier": ("digits/class=1", "digits/class=8", "digits/random=0.1", "digits/noisy,noise=0.1"),
+    "dual-encoder": ("digits-clip/class=one", "digits-clip/class=eight", "digits-clip/random=0.1"),
+    "image-to-image": ("digits-completion/class=1", "digits-completion/class=8", "digits-completion/random=0.1"),
+    "regressor": ("diabetes/range=25:80", "diabetes/range=200:350", "diabetes/random=0.1"),
+}  # fmt: skip
+WORST = 2.0
+"""Times the oracle's loss beyond which more is no worse."""
 SEEDS = (100, 101)
 OUT = Path(__file__).parents[1] / "docs" / "results" / "tuning"
 
@@ -55,33 +64,58 @@ def losses(subject, handle):
         return torch.cat([subject.loss(b) for b in handle.batches(512)]).nan_to_num(posinf=1e6).numpy()
 
 
-def scores(subject, trial):
-    """Accuracy on forget, retain and validation data of kept classes, and the loss attack's AUC."""
-    found = {name: accuracy(subject, trial.handles[name]) for name in ("forget", "retain")}
+def among(labels, trial):
+    """Which examples with these labels are like the forgotten ones: of a class or a range that is forgotten whole."""
+    low, high = (getattr(trial.request, name, None) for name in ("low", "high"))
+    if low is not None:
+        return between(labels.y, low, high, str(trial.request))
+    return torch.isin(labels.y, torch.tensor(trial.removed, dtype=labels.y.dtype))
+
+
+def scores(subject, trial, gone):
+    """What is known on forget, retain and validation data that are to be kept, and the loss attack's AUC."""
     validation = trial.handles["validation"]
-    gone = torch.isin(validation.y, torch.tensor(trial.removed, dtype=torch.long))
-    found["validation"] = accuracy(subject, validation.take(validation.rows[~gone]))
+    kept = validation.take(validation.rows[~gone])
     alike = validation.take(validation.rows[gone]) if gone.any() else validation
+    handles = {"forget": trial.handles["forget"], "retain": trial.handles["retain"], "validation": kept}
+    classifies = isinstance(subject, Classifies)
+    known = accuracy if classifies else lambda s, h: float(losses(s, h).mean())
+    found = {name: known(subject, handle) for name, handle in handles.items()}
     f, v = losses(subject, trial.handles["forget"]), losses(subject, alike)
     found["auc"] = float(roc_auc_score([1] * len(f) + [0] * len(v), [*(-f), *(-v)]))
     return found
 
 
-def distance(values, reference):
-    return sum(abs(values[k] - reference[k]) for k in reference) / len(reference)
+def distance(values, reference, classifies=True):
+    """Mean difference of the numbers; losses as multiples of the oracle's."""
+    if classifies:
+        return sum(abs(values[k] - reference[k]) for k in reference) / len(reference)
+    times = [min(abs(values[k] / reference[k] - 1), WORST) for k in reference if k != "auc"]
+    return (sum(times) + abs(values["auc"] - reference["auc"])) / len(reference)
 
 
 def judge(method, trials, bench):
     """Mean distance to the oracle over all places and seeds that the method does not refuse, with the parts."""
     parts = {}
-    for name, (trial, reference) in trials.items():
+    for name, (trial, gone, reference) in trials.items():
         try:
             done, _ = bench._call(trial, method)
         except Mismatch as err:
             print(f"{method.name} on {name}: {err}", flush=True)
             continue
-        parts[name] = distance(scores(done, trial), reference)
+        parts[name] = distance(scores(done, trial, gone), reference, isinstance(done, Classifies))
     return sum(parts.values()) / len(parts), parts
+
+
+def prepared(subject, bench):
+    """Trials by name, each with the held-out examples that are like its forgotten ones and the oracle's numbers."""
+    found = {}
+    for text, seed in itertools.product(PLACES[subject], SEEDS):
+        pool = Pool(scenario(text), bench.store, bench.device)
+        trial = pool.trial(Seeds(seed, seed, seed))
+        gone = among(pool.material.validation.labels, trial)
+        found[f"{text} seed {seed}"] = trial, gone, scores(trial.oracles[0], trial, gone)
+    return found
 
 
 def main() -> None:
@@ -89,33 +123,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("methods", nargs="*", default=None)
+    parser.add_argument("--subject", choices=PLACES, default="classifier")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--store", type=Path, default=None)
     args = parser.parse_args()
     bench = api.bench(args.store, "cpu")
-    trials = {}
-    for text, seed in itertools.product(PLACES, SEEDS):
-        trial = Pool(scenario(text), bench.store, bench.device).trial(Seeds(seed, seed, seed))
-        trials[f"{text} seed {seed}"] = trial, scores(trial.oracles[0], trial)
-    idle = {n: distance(scores(t.original, t), r) for n, (t, r) in trials.items()}
+    trials = prepared(args.subject, bench)
+    idle = {
+        name: distance(scores(t.original, t, gone), r, isinstance(t.original, Classifies))
+        for name, (t, gone, r) in trials.items()
+    }
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in args.methods or fitting("classifier"):
-        cls, rng = methods.get(name), random.Random(0)
-        tried = []
-        for values in [{}, *(draw(cls, rng) for _ in range(args.trials))]:
-            if values == {} and tried:
-                continue
-            mean, parts = judge(cls(**values), trials, bench)
-            tried.append({"values": values, "distance": mean, "parts": parts})
-        best = min(tried, key=lambda t: t["distance"])
-        nothing = sum(idle[n] for n in best["parts"]) / len(best["parts"])
-        record = {"method": name, "default": cls().to_dict(), "do_nothing": nothing, "best": best["values"],
-                  "trials": tried, "environment": environment()}  # fmt: skip
+    for name in args.methods or fitting(args.subject):
+        record = tuned(methods.get(name), trials, idle, args.trials, bench)
         (OUT / f"{name}.json").write_text(json.dumps(record, indent=1))
-        print(
-            f"{name:14} nothing {nothing:.3f}  default {tried[0]['distance']:.3f}  best {best['distance']:.3f}  {best['values']}",
-            flush=True,
-        )
+
+
+def tuned(cls, trials, idle, draws, bench):
+    """The record of a method's default and some draws, each judged everywhere."""
+    rng, tried = random.Random(0), []
+    for values in [{}, *(draw(cls, rng) for _ in range(draws))]:
+        if values == {} and tried:
+            continue
+        mean, parts = judge(cls(**values), trials, bench)
+        tried.append({"values": values, "distance": mean, "parts": parts})
+    best = min(tried, key=lambda t: t["distance"])
+    nothing = sum(idle[n] for n in best["parts"]) / len(best["parts"])
+    print(
+        f"{cls.name:14} nothing {nothing:.3f}  default {tried[0]['distance']:.3f}  best {best['distance']:.3f}  {best['values']}",
+        flush=True,
+    )
+    return {"method": cls.name, "default": cls().to_dict(), "do_nothing": nothing, "best": best["values"],
+            "trials": tried, "environment": environment()}  # fmt: skip
 
 
 if __name__ == "__main__":

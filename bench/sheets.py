@@ -1,0 +1,98 @@
+"""What the tables of docs/results/ compare: for each, a scenario, methods at their defaults or presets, seeds and a note."""
+
+from dataclasses import dataclass
+
+from unlearn.registry import fitting
+
+DEFAULTS = "Mean ± half-width of the 95 % t-interval over three seeds. Methods at their defaults"
+TUNED = f"{DEFAULTS}, which were tuned on digits and on nothing else."
+VALUES = (
+    f"{DEFAULTS}; errors are mean absolute ones, in the unit of the targets. The request forgets all training examples whose "
+    "target lies in the range."
+)
+HOLE = (
+    f"A hole in the centre of each digit is filled in. {DEFAULTS}, which are tuned on classifiers but for i2i's, or at a preset "
+    "that names a baseline of I2I."
+)
+LENT = (
+    f"The original is a pretrained network whose training recipe is unknown, so there is no oracle and the scores that need one "
+    f"cannot tell. {TUNED}"
+)
+CORE = (
+    "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "ssd", "duck", "scar", "scrub", "bad-teacher",
+)  # fmt: skip
+REGRESSING = (
+    "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "gaussian-amnesiac", "blindspot",
+)  # fmt: skip
+I2I = [("i2i", p) for p in ("max-loss", "noisy-label", "retain-label", "random-encoder")]
+COMPLETING = (
+    "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "bad-teacher", "i2i", *I2I,
+)  # fmt: skip
+UNSPOKEN = {"data", "weights", "limit", "test_limit", "normalise", "epochs", "width", "length", "predict"}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: a scenario as it is typed, and methods, each a name or a pair of name and preset."""
+
+    scenario: str
+    note: str = TUNED
+    methods: tuple = CORE
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def title(self):
+        """The scenario without what says where data are and how many of them."""
+        spoken = [w for w in self.scenario.split(",") if w.partition("=")[0] not in UNSPOKEN]
+        return ",".join(spoken)
+
+    @property
+    def runs(self):
+        """Pairs of method and preset."""
+        return [m if isinstance(m, tuple) else (m, "") for m in self.methods]
+
+
+def every(subject, *without):
+    """All methods that fit a built-in subject, but for weights of somebody else."""
+    return tuple(n for n in fitting(subject) if n not in ("given", *without))
+
+
+def lent(network, c):
+    """Class removal from a pretrained residual network on 2,000 images of CIFAR-10."""
+    weights = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}[network]
+    place = f"network={network},weights=data/weights/{weights},normalise=imagenet,data=data/cifar10"
+    methods = tuple(m for m in CORE if m != "retrain")
+    return Sheet(f"cifar10/class={c},{place},limit=2000,test_limit=2000", LENT, methods)
+
+
+SMALL = "limit=5000,test_limit=2000,network=resnet8,epochs=20,data=data/cifar10"
+FASHION = "limit=5000,test_limit=2000,data=data/fashion_mnist"
+SUBSET = "predict=coarse,limit=5000,test_limit=2500,network=resnet8,epochs=20,data=data/cifar100_subset"
+SHEETS = {
+    "digits-class-3": Sheet("digits/class=3", methods=every("classifier")),
+    "digits-random-0.1": Sheet("digits/random=0.1", methods=every("classifier")),
+    "digits-noisy": Sheet("digits/noisy,noise=0.1", methods=every("classifier")),
+    "digits-vit-class-3": Sheet("digits/class=3,network=vit", methods=every("classifier")),
+    "digits-vit-in-turn": Sheet("digits/class=1+2+3+4,network=vit", methods=(*CORE, "gs-lora", "gs-lora-pp")),
+    "digits-clip-class-three": Sheet("digits-clip/class=three", methods=every("dual-encoder")),
+    "faces-class-s1": Sheet("faces/class=s1,data=data/faces", methods=every("classifier")),
+    "fashion-class": Sheet(f"fashion-mnist/class=Dress,{FASHION}"),
+    "fashion-random": Sheet(f"fashion-mnist/random=0.1,{FASHION}"),
+    **{
+        f"cifar100-subclass-{c}": Sheet(f"cifar100/subclass={c},{SUBSET}")
+        for c in ("rocket", "mushroom", "baby", "lamp", "sea")
+    },
+    "cifar10-small-class-ship": Sheet(f"cifar10/class=ship,{SMALL}"),
+    "cifar10-small-random": Sheet(f"cifar10/random=0.1,{SMALL}"),
+    **{f"cifar10-resnet20-class-{c}": lent("resnet20", c) for c in ("ship", "cat", "deer")},
+    "cifar10-resnet56-class-ship": lent("resnet56", "ship"),
+    "diabetes-range": Sheet("diabetes/range=25:80", VALUES, every("regressor", "cf-k", "eu-k")),
+    "california-range": Sheet("california-housing/range=0:1,data=data/tabular", VALUES, REGRESSING),
+    "sts-range": Sheet(
+        "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
+    ),
+    "digits-completion-class-3": Sheet("digits-completion/class=3", HOLE, COMPLETING),
+    "mnist-completion-class-3": Sheet(
+        "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15,data=data/mnist", HOLE, COMPLETING
+    ),
+}
