@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README + EXTENDING, flags=re.DOTALL | re.MULTILINE)
+FIRST = [text.splitlines()[0].strip("# ") for kind, text in BLOCKS if kind == "python"]
 HUB = {
     "google/vit-base-patch16-224": "vit",
     "owner/images": "images",
@@ -76,15 +77,21 @@ def test_make_targets_exist():
                 assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-def test_every_block_runs(place, environment):
-    kinds = {kind for kind, _ in BLOCKS}
-    assert kinds == {"sh", "bash", "python", "toml"}
-    for kind, text in BLOCKS:
-        if kind == "python":
-            _python(_local(text, place), place, environment)
-        elif kind == "bash":
-            for line in text.strip().splitlines():
-                _run(["bash", "-c", _local(line, place)], line, place, environment)
+def test_every_kind_of_block_is_known():
+    assert {kind for kind, _ in BLOCKS} == {"sh", "bash", "python", "toml"}
+
+
+@pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "python"], ids=FIRST)
+def test_every_program_is_written_down_or_runs(text, place, environment):
+    _python(_local(text, place), place, environment)
+
+
+@pytest.mark.parametrize(
+    "line", [line for kind, text in BLOCKS if kind == "bash" for line in text.strip().splitlines()]
+)
+def test_every_command_runs(line, place, environment):
+    """In the order of the page, as later ones use what earlier ones wrote, and after the programs that they name."""
+    _run(["bash", "-c", _local(line, place)], line, place, environment)
 
 
 def test_the_first_erasure_shows_an_erased_digit_intact_neighbours_and_intact_styles(place, environment):

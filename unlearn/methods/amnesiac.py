@@ -56,8 +56,8 @@ class Amnesiac(Method[Classifies]):
         "noisy": "New random labels leave the memorised wrong ones a loss that is lower than that of wrong labels never seen.",
     }
 
-    lr: float = knob(2e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(5, "passes over forget and retain set", ge=1, search=(1, 10))
+    lr: float = knob(1.7e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(2, "passes over forget and retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)
     augment: bool = knob(False, "crop and flip while training")
 

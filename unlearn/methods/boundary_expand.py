@@ -51,8 +51,8 @@ class BoundaryExpand(Method[EmbedsClasses]):
         "noisy": "The new row wins wherever wrong labels lie, which is everywhere, and the rest breaks with it.",
     }
 
-    lr: float = knob(1e-3, "step size η", gt=0, search=(1e-5, 1e-1))
-    epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 20))
+    lr: float = knob(1.3e-4, "step size η", gt=0, search=(1e-5, 1e-1))
+    epochs: int = knob(10, "passes over the forget set", ge=1, search=(1, 20))
     batch_size: int = knob(64, "examples in a step", ge=1)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
     weight_decay: float = knob(0.0, "L2 penalty", ge=0)

@@ -53,7 +53,7 @@ class Influence(Method[Classifies]):
         "noisy": "Memorised labels have gradients of almost zero, so one linear step leaves all of them.",
     }
 
-    alpha: float = knob(12.0, "length α of the step", gt=0, search=(1.0, 100.0))
+    alpha: float = knob(49.0, "length α of the step", gt=0, search=(1.0, 100.0))
     samples: int = knob(1000, "retained examples N behind Ĥ, at most", ge=1)
     mode: Literal["woodfisher", "reference"] = knob(
         "woodfisher", "the inverse of Ĥ, or the recursion of the released code"

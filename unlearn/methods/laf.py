@@ -62,11 +62,11 @@ class LAF(Method[EmbedsClasses]):
         "noisy": "It reads no labels, so it cannot tell a memorised wrong label from a right one, and the attack still finds them.",
     }
 
-    extractor_lr: float = knob(1e-3, "step size of Adam down L_UE", gt=0, search=(1e-5, 1e-2))
-    alignment_lr: float = knob(3e-3, "step size of Adam down L_RA", gt=0, search=(1e-5, 1e-2))
-    epochs: int = knob(20, "passes over the forget set", ge=1, search=(5, 40))
+    extractor_lr: float = knob(5.4e-3, "step size of Adam down L_UE", gt=0, search=(1e-5, 1e-2))
+    alignment_lr: float = knob(8.9e-3, "step size of Adam down L_RA", gt=0, search=(1e-5, 1e-2))
+    epochs: int = knob(27, "passes over the forget set", ge=1, search=(5, 40))
     batch_size: int = knob(32, "examples in a batch of either set", ge=1)
-    temperature: float = knob(1.0, "τ", gt=0, search=(0.2, 20.0))
+    temperature: float = knob(13.0, "τ", gt=0, search=(0.2, 20.0))
     latent: int = knob(8, "dimensions of the autoencoders' Gaussian", ge=1)
     vae_epochs: int = knob(10, "passes over the features while an autoencoder is trained", ge=1)
     vae_lr: float = knob(1e-3, "step size of Adam for the autoencoders", gt=0)

@@ -57,14 +57,14 @@ class UNSIR(Method[Classifies]):
         "noisy": "It removes whole classes only and refuses anything else.",
     }
 
-    impair_lr: float = knob(0.01, "step size of Adam while impairing", gt=0, search=(1e-4, 0.03))
-    repair_lr: float = knob(0.01, "step size of Adam while repairing", gt=0, search=(1e-4, 0.03))
+    impair_lr: float = knob(5.9e-4, "step size of Adam while impairing", gt=0, search=(1e-4, 0.03))
+    repair_lr: float = knob(6.4e-3, "step size of Adam while repairing", gt=0, search=(1e-4, 0.03))
     impair_epochs: int = knob(1, "passes over noise and sample", ge=1)
     repair_epochs: int = knob(8, "passes over the sample", ge=0, search=(1, 10))
     noise_lr: float = knob(0.1, "step size of Adam that makes the noise", gt=0)
-    noise_steps: int = knob(40, "steps that make the noise", ge=0, search=(10, 100))
+    noise_steps: int = knob(48, "steps that make the noise", ge=0, search=(10, 100))
     penalty: float = knob(0.1, "weight λ of the noise's squared size", ge=0)
-    repeats: int = knob(5, "how often the noise is taken in a pass", ge=1, search=(1, 40))
+    repeats: int = knob(6, "how often the noise is taken in a pass", ge=1, search=(1, 40))
     per_class: int = knob(1000, "retained examples of each class in the sample, at most", ge=1)
     batch_size: int = knob(64, "noise inputs B of a class, and examples in a step", ge=1)
     released: bool = knob(False, "use as many noise inputs as one has channels, as the released code")

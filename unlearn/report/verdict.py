@@ -16,7 +16,7 @@ ATTACK_WITHIN = 0.05
 CRITERIA = ACCURACY.said(ATTACK_WITHIN)
 KINDS = (erasure, completion)
 """Modules with rules of their own: for drawings, and for completed images."""
-LIMITS = "Unlearning is approximate and this evidence is empirical: it is no certificate."
+LIMITS = "Unlearning is approximate unless the method is exact, and this evidence is empirical: it is no certificate."
 
 
 def verdict(reports: Sequence[Report]) -> str:
