@@ -87,6 +87,23 @@ SHEETS = {
     "digits-noisy": Sheet("digits/noisy,noise=0.1", methods=every("classifier")),
     "digits-vit-class-3": Sheet("digits/class=3,network=vit", methods=LOW_RANK),
     "digits-vit-in-turn": Sheet("digits/class=1+2+3+4,network=vit", methods=LOW_RANK),
+    "digits-clip-class-three": Sheet("digits-clip/class=three", methods=every("dual-encoder")),
+    "faces-class-s1": Sheet("faces/class=s1,data=data/faces", methods=FACES),
+    "fashion-class": Sheet(f"fashion-mnist/class=Dress,{FASHION}"),
+    "fashion-random": Sheet(f"fashion-mnist/random=0.1,{FASHION}"),
+    **{
+        f"cifar100-subclass-{c}": Sheet(f"cifar100/subclass={c},{CIFAR100}")
+        for c in ("rocket", "mushroom", "baby", "lamp", "sea")
+    },
+    "cifar10-small-class-ship": Sheet(f"cifar10/class=ship,{CIFAR10}"),
+    "cifar10-small-random": Sheet(f"cifar10/random=0.1,{CIFAR10}"),
+    **{f"cifar10-resnet20-class-{c}": lent("resnet20", c) for c in ("ship", "cat", "deer")},
+    "cifar10-resnet56-class-ship": lent("resnet56", "ship"),
+    "diabetes-range": Sheet("diabetes/range=25:80", VALUES, every("regressor", "cf-k", "eu-k")),
+    "california-range": Sheet("california-housing/range=0:1,data=data/tabular", VALUES, REGRESSING),
+    "sts-range": Sheet(
+        "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
+    ),
     "digits-completion-class-3": Sheet("digits-completion/class=3", HOLE, COMPLETING),
     "mnist-completion-class-3": Sheet(
         "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15,data=data/mnist", HOLE, COMPLETING
