@@ -20,7 +20,7 @@ from unlearn.registry import methods
 from unlearn.report import Report, markdown
 from unlearn.report.reproduce import command
 from unlearn.report.summary import groups
-from unlearn.scenario import Seeds
+from unlearn.scenario import Seeds, steps
 from unlearn.scenario import parse as scenario
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -55,21 +55,23 @@ the rules that each report states. Four things to know before reading them:
 
 
 def once(pool, bench, name, seed, folder, preset=""):
-    """The report of one run, made now if its JSON is not there.
+    """The reports of one run, one for each of the requests in turn; made now if their JSON is not there.
 
     Raises:
         UnlearnError: If the method refuses the scenario.
     """
-    path = folder / f"{name}{'-' + preset if preset else ''}-seed-{seed}.json"
-    if path.exists():
-        return Report.load(path)
+    start = folder / f"{name}{'-' + preset if preset else ''}-seed-{seed}"
+    n = len(steps(pool.scenario.request))
+    paths = [Path(f"{start}.json")] if n == 1 else [Path(f"{start}-step-{k + 1}.json") for k in range(n)]
+    if all(p.exists() for p in paths):
+        return [Report.load(p) for p in paths]
     measured = api.fitting(pool, "basic")
-    seeds = Seeds(seed, seed, seed)
-    ((report, _),) = bench.run(pool, api.build_method(name, {}, preset), measured, seeds)
-    report = report.model_copy(update={"figures": {}})
-    report.save(path)
-    print(f"{folder.name}: {name} {preset}, seed {seed}: {report.costs.seconds:.1f} s", flush=True)
-    return report
+    done = bench.run(pool, api.build_method(name, {}, preset), measured, Seeds(seed, seed, seed))
+    reports = [r.model_copy(update={"figures": {}}) for r, _ in done]
+    for report, path in zip(reports, paths, strict=True):
+        report.save(path)
+        print(f"{folder.name}: {path.stem}: {report.costs.seconds:.1f} s", flush=True)
+    return reports
 
 
 def fill(place, bench):
@@ -83,7 +85,7 @@ def fill(place, bench):
             if name in refused:
                 continue
             try:
-                found.append(once(pool, bench, name, seed, folder, preset))
+                found += once(pool, bench, name, seed, folder, preset)
             except UnlearnError as err:
                 refused[name] = str(err)
                 print(f"{place}: {name}: {err}", flush=True)
