@@ -74,11 +74,11 @@ class GSLoRAPlusPlus(Method[EmbedsClasses]):
         "noisy": "Without transformer blocks the last layer alone is adapted, and memorised labels are not undone there without the rest.",
     }
 
-    beta: float = knob(0.2, "weight β of forgetting", ge=0, search=(0.05, 1.0))
+    beta: float = knob(0.11, "weight β of forgetting", ge=0, search=(0.05, 1.0))
     bound: float = knob(0.0, "BND in nats, to which the forget loss rises; 0 for 2 ln C", ge=0)
-    alpha: float = knob(1e-3, "weight α of the group lasso", ge=0, search=(1e-4, 0.03))
+    alpha: float = knob(0.018, "weight α of the group lasso", ge=0, search=(1e-4, 0.03))
     alpha_from: int = knob(5, "epochs without the group lasso, at first", ge=0)
-    forget_push: float = knob(0.1, "weight w_f of the distance from the prototype", ge=0, search=(0.01, 1.0))
+    forget_push: float = knob(0.92, "weight w_f of the distance from the prototype", ge=0, search=(0.01, 1.0))
     push_bound: float = knob(2.0, "BND_p in nats, to which that distance rises", ge=0)
     retain_pull: float = knob(0.1, "weight w_r of the distance of what is kept from its prototype", ge=0)
     rank: int = knob(8, "rank r of the maps", ge=1)
@@ -86,9 +86,9 @@ class GSLoRAPlusPlus(Method[EmbedsClasses]):
     layers: str = knob(
         "", "linear layers by name, or by its end, such as fc1,fc2; empty to find the feed-forward ones"
     )
-    lr: float = knob(3e-3, "step size of AdamW at first", gt=0, search=(1e-3, 3e-2))
+    lr: float = knob(0.016, "step size of AdamW at first", gt=0, search=(1e-3, 3e-2))
     lr_end: float = knob(1e-5, "step size at last", ge=0)
-    epochs: int = knob(10, "passes over the retain set", ge=1, search=(2, 30))
+    epochs: int = knob(23, "passes over the retain set", ge=1, search=(2, 30))
     batch_size: int = knob(48, "examples in a step, of either set", ge=1)
     share: float = knob(1.0, "share of both sets that is drawn once and read", gt=0, le=1)
     weight_decay: float = knob(0.05, "of AdamW", ge=0)
