@@ -11,7 +11,12 @@ FOLDER = Path(__file__).parents[1] / "docs" / "results" / "tuning"
 RECORDS = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
 TUNABLE = [n for n in fitting("classifier") if any(k.search for k in methods.get(n).knobs())]
 NOT_TUNED = {"scar-self"}  # does not forget on the embedded scenario, see its expected_failures
-OTHERS = ["blindspot", "gaussian-amnesiac", "i2i", "slug-encoder"]  # of regressors, of completed images, of encoders
+OTHERS = [
+    "blindspot",
+    "gaussian-amnesiac",
+    "i2i",
+    "slug-encoder",
+]  # of regressors, of completed images, of encoders
 
 
 @pytest.mark.parametrize("name", [n for n in TUNABLE + OTHERS if n not in NOT_TUNED])

@@ -95,6 +95,16 @@ def test_collapse_in_one_seed_is_not_hidden_by_the_mean():
     assert "1 of 3 seeds" in said.text
 
 
+def test_a_model_whose_answers_are_no_numbers_is_broken():
+    """It is not the same as one of which nothing is known."""
+    lost = {"note": "not finite: value, low"}
+    none = [score(f"error/{k}/mae", None, 2.0, half=None, **lost) for k in ("forget", "test_retain")]
+    said = judge(groups([report(scores=tuple(none))])[0])
+    assert said.kind == "destroyed" and "not finite numbers" in said.text
+    unknown = [s.model_copy(update={"note": "no oracle; not finite: value"}) for s in none]
+    assert judge(groups([report(scores=tuple(unknown))])[0]).kind == "unknown"
+
+
 def test_without_an_attack_the_verdict_says_that_privacy_is_not_judged():
     assert "privacy is not judged" in verdict([report(auc=None)])
 

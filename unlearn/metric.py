@@ -17,7 +17,7 @@ from unlearn.errors import Mismatch
 from unlearn.gallery import Critics, Gallery
 from unlearn.knobs import Declared
 from unlearn.runtime import Progress, Silent
-from unlearn.score import Aim, Score
+from unlearn.score import LOST, Aim, Score
 from unlearn.subject import Classifies, Draws, Embeds, HasLoss, Predicts, Subject, mode
 
 __all__ = ["Aim", "Evidence", "Metric", "Score", "View"]
@@ -371,5 +371,5 @@ def _finite(score: Score) -> Score:
     lost = {k: None for k in numbers if not math.isfinite(getattr(score, k) or 0.0)}
     if not lost:
         return score
-    said = f"not finite: {', '.join(lost)}"
+    said = LOST + ", ".join(lost)
     return score.model_copy(update={**lost, "note": f"{said}; {score.note}" if score.note else said})

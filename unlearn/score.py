@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LOST = "not finite: "
+"""What the note of a score begins with whose numbers were not all finite; their names follow."""
+
 
 class Aim(StrEnum):
     """What a good value is: large, small, or the one the oracle has."""
@@ -46,6 +49,12 @@ class Score(BaseModel):
     n: int | None = Field(None, description="Examples measured")
     note: str = Field("", description="What limits the number, in one sentence")
     headline: bool = Field(False, description="Whether it belongs in the first table")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the unlearned model's value was there and was no finite number."""
+        lost = self.note.partition(";")[0].removeprefix(LOST).split(", ")
+        return self.value is None and self.note.startswith(LOST) and "value" in lost
 
     @property
     def gap(self) -> float | None:

@@ -60,15 +60,16 @@ def judge(group: Group) -> Judgement:
     forget, held, by = group.forget, group.held_out, group.yardstick
     if group.idle:
         return _said("nothing", f"Not one weight changed.{_still(forget, by)}")
+    if (broken := collapsed(group)) > 0 and held is not None:
+        where = "" if len(group.reports) == 1 else f" in {broken} of {len(group.reports)} seeds"
+        how = "its answers are not finite numbers" if held.value is None else _kept(held, by)
+        return _said("destroyed", f"The model is broken{where}: {how}. "
+                     "What such a model no longer knows says nothing about forgetting.")  # fmt: skip
     if forget is None or held is None or forget.value is None or held.value is None:
         return _said(
             "unknown",
             f"This subject is measured neither by accuracy nor by errors, so no threshold applies.{_gaps(group)}",
         )
-    if (broken := collapsed(group)) > 0:
-        where = "" if len(group.reports) == 1 else f" in {broken} of {len(group.reports)} seeds"
-        return _said("destroyed", f"The model is broken{where}: {_kept(held, by)}. "
-                     "What such a model no longer knows says nothing about forgetting.")  # fmt: skip
     if forget.reference is None or held.reference is None:
         before, after = ([by.write(v, c.score.unit) for c, v in pairs] for pairs in (
             ((forget, forget.original), (held, held.original)), ((forget, forget.value), (held, held.value))))  # fmt: skip
@@ -174,6 +175,8 @@ def _capital(text: str) -> str:
 
 
 def _broken(score: Score, by: Yardstick) -> bool:
+    if score.diverged:
+        return True
     against = score.reference if score.reference is not None else score.original
     return score.value is not None and against is not None and by.collapsed(score.value, against)
 
