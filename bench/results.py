@@ -95,6 +95,7 @@ def fill(place, bench):
 def page(place, reports, refused):
     """One table over all methods, oracle and do-nothing row included, with the commands."""
     sheet = SHEETS[place]
+    reports = [shown(r, sheet.more) for r in reports]
     lines = [f"# {sheet.title}", "", sheet.note, "", *markdown.comparison(groups(reports)), ""]  # fmt: skip
     if refused:
         lines += ["Refused:", "", *(f"- {name}: {why}" for name, why in refused.items()), ""]
@@ -106,6 +107,12 @@ def page(place, reports, refused):
               "", "```sh", f"python bench/results.py {place}"]  # fmt: skip
     lines += dict.fromkeys(command(r) for r in reports if r.seeds["method"] == sheet.seeds[0])
     (OUT / f"{place}.md").write_text("\n".join([*lines, "```", ""]))
+
+
+def shown(report, names):
+    """A report whose first table has further scores."""
+    scores = [s.model_copy(update={"headline": s.headline or s.name in names}) for s in report.scores]
+    return report.model_copy(update={"scores": tuple(scores)})
 
 
 def index():

@@ -56,7 +56,8 @@ UNSPOKEN = {
 class Sheet:
     """One table: a scenario as it is typed, and methods, each a name or a pair of name and preset.
 
-    `left_out` says what is planned above ten minutes a run, and is listed instead.
+    `left_out` says what is planned above ten minutes a run, and is listed instead; `more` names scores that the table shows
+    beside those of every first table.
     """
 
     scenario: str
@@ -64,6 +65,7 @@ class Sheet:
     methods: tuple = CORE
     seeds: tuple[int, ...] = (0, 1, 2)
     left_out: str = ""
+    more: tuple[str, ...] = ()
 
     @property
     def title(self):
@@ -118,7 +120,9 @@ SHEETS = {
     "digits-s3t-random": Sheet(
         "digits/random=0.01,deletable=s3t:5x4", EXACT, ("retrain", "none", "sisa", "s3t")
     ),
-    "digits-vit-in-turn": Sheet("digits/class=1+2+3+4,network=vit", methods=LOW_RANK),
+    "digits-vit-in-turn": Sheet(
+        "digits/class=1+2+3+4,network=vit", methods=LOW_RANK, more=("h-mean", "drop/earlier")
+    ),
     "digits-clip-class-three": Sheet(
         "digits-clip/class=three",
         methods=every("dual-encoder", "datamodel-matching"),
