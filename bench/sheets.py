@@ -14,6 +14,7 @@ VALUES = (
     f"{DEFAULTS}; errors are mean absolute ones, in the unit of the targets. The request forgets all training examples whose "
     "target lies in the range."
 )
+CAPACITY = ("deletion-capacity/deletions",)
 EXACT = (
     "The original is trained so that examples can be deleted from it exactly. Mean ± half-width of the 95 % t-interval over "
     "three seeds."
@@ -116,9 +117,11 @@ SHEETS = {
         left_out="datamodel-matching and dm-direct, whose published settings rest on 1,000 models and more",
     ),
     "digits-vit-class-3": Sheet("digits/class=3,network=vit", methods=LOW_RANK),
-    "digits-sisa-random": Sheet("digits/random=0.01,deletable=sisa:5x4", EXACT, ("retrain", "none", "sisa")),
+    "digits-sisa-random": Sheet(
+        "digits/random=0.01,deletable=sisa:5x4", EXACT, ("retrain", "none", "sisa"), more=CAPACITY
+    ),
     "digits-s3t-random": Sheet(
-        "digits/random=0.01,deletable=s3t:5x4", EXACT, ("retrain", "none", "sisa", "s3t")
+        "digits/random=0.01,deletable=s3t:5x4", EXACT, ("retrain", "none", "sisa", "s3t"), more=CAPACITY
     ),
     "digits-vit-in-turn": Sheet(
         "digits/class=1+2+3+4,network=vit", methods=LOW_RANK, more=("h-mean", "drop/earlier")
