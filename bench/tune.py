@@ -22,6 +22,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from unlearn import api
+from unlearn.crowds import Crowds
 from unlearn.errors import Mismatch
 from unlearn.knobs import Declared
 from unlearn.labels import between
@@ -113,6 +114,7 @@ def prepared(subject, bench):
     for text, seed in itertools.product(PLACES[subject], SEEDS):
         pool = Pool(scenario(text), bench.store, bench.device)
         trial = pool.trial(Seeds(seed, seed, seed))
+        trial.lenders = Crowds(pool, trial, bench._model)
         gone = among(pool.material.validation.labels, trial)
         found[f"{text} seed {seed}"] = trial, gone, scores(trial.oracles[0], trial, gone)
     return found

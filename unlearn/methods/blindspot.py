@@ -57,9 +57,9 @@ class Blindspot(Method[RegressesInLayers]):
         ),
     }  # fmt: skip
 
-    beta: float = knob(50.0, "weight β of the activations", ge=0, search=(0.1, 100.0))
-    lr: float = knob(2e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(5, "passes over forget and retain set", ge=1, search=(1, 10))
+    beta: float = knob(0.56, "weight β of the activations", ge=0, search=(0.1, 100.0))
+    lr: float = knob(6.6e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(10, "passes over forget and retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)
     proxy_epochs: int = knob(
         5, "passes of the proxy over the retain set; 0 for the model's whole recipe", ge=0

@@ -49,8 +49,8 @@ class GaussianAmnesiac(Method[Regresses]):
         "range": "A few passes over drawn targets leave forgotten examples closer than held-out ones of their range, more of them take the whole range too far off.",
     }
 
-    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(3, "passes over forget and retain set", ge=1, search=(1, 10))
+    lr: float = knob(4.9e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(6, "passes over forget and retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)
     augment: bool = knob(False, "crop and flip while training")
 

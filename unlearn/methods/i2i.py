@@ -75,9 +75,9 @@ class I2I(Method[Encodes]):
         "encoder-noise", "what forgotten images are drawn to: the method, or one of the paper's baselines"
     )
     noise: Kind = knob("gaussian", "what ν is drawn from; constant is the mean alone")
-    alpha: float = knob(0.15, "weight α of the forget set", ge=0, search=(0.05, 2.0))
-    lr: float = knob(2e-3, "largest step size of AdamW", gt=0, search=(1e-5, 1e-2))
-    epochs: int = knob(10, "passes over the retain set", ge=1, search=(2, 20))
+    alpha: float = knob(0.14, "weight α of the forget set", ge=0, search=(0.05, 2.0))
+    lr: float = knob(1.9e-3, "largest step size of AdamW", gt=0, search=(1e-5, 1e-2))
+    epochs: int = knob(8, "passes over the retain set", ge=1, search=(2, 20))
     warmup: float = knob(1.0, "epochs in which the step size rises", ge=0)
     batch_size: int = knob(64, "examples of either set in a step", ge=1)
     weight_decay: float = knob(0.05, "of AdamW, less norms and biases", ge=0)
