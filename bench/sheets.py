@@ -139,7 +139,7 @@ SHEETS = {
         for c in ("rocket", "mushroom", "baby", "lamp", "sea")
     },
     "cifar10-small-class-ship": Sheet(f"cifar10/class=ship,{CIFAR10}"),
-    "cifar10-small-random": Sheet(f"cifar10/random=0.1,{CIFAR10}"),
+    "cifar10-small-random": Sheet(f"cifar10/random=0.1,{CIFAR10}", methods=SEVEN),
     **{f"cifar10-resnet20-class-{c}": lent("resnet20", c) for c in ("ship", "cat", "deer")},
     "cifar10-resnet56-class-ship": lent("resnet56", "ship"),
     "diabetes-range": Sheet("diabetes/range=25:80", VALUES, every("regressor", "cf-k", "eu-k")),
