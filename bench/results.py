@@ -99,6 +99,12 @@ def page(place, reports, refused):
     lines = [f"# {sheet.title}", "", sheet.note, "", *markdown.comparison(groups(reports)), ""]  # fmt: skip
     if refused:
         lines += ["Refused:", "", *(f"- {name}: {why}" for name, why in refused.items()), ""]
+    if sheet.why:
+        lines += [
+            "Why, tried on seed 0 with one setting changed (shares of the forget set and of validation data):",
+            "",
+        ]
+        lines += [*(f"- {line}" for line in sheet.why), ""]
     if sheet.left_out:
         lines += [f"Planned above ten minutes a run, so listed and not run: {sheet.left_out}.", ""]
     env = reports[0].environment
