@@ -87,20 +87,20 @@ def tests_of(name):
 
 
 def results_of(name):
-    """Rows of every scenario with results of this method at its defaults."""
+    """Rows of every scenario with results of this method at its defaults; of requests in turn, after the last."""
     rows = []
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         found = [Report.load(p) for p in sorted(folder.glob(f"{name}-seed-*.json"))]
         if not found:
             continue
-        group = groups(found)[0]
+        group = groups(found)[-1]
         cells = [c for c in group.headline if c.value is not None and c.name not in LEFT_OUT][:SHOWN]
         said = "; ".join(f"{c.name} {number(c.value)}"
                          + (f" ± {number(c.half)}" if c.half is not None else "")
                          + (f" (oracle {number(c.reference)})" if c.reference is not None else "") for c in cells)  # fmt: skip
         page = RESULTS / f"{folder.name}.md"
         link = f"[{folder.name}](../results/{page.name})" if page.exists() else folder.name
-        rows.append([link, str(len(found)), judge(group).words, escape(said)])
+        rows.append([link, str(len(group.reports)), judge(group).words, escape(said)])
     return table(["scenario", "seeds", "verdict", "scores"], rows) if rows else []
 
 

@@ -23,6 +23,7 @@ HOLE = (
     f"A hole in the centre of each digit is filled in. {DEFAULTS}, which are tuned on classifiers but for i2i's, or at a preset "
     "that names a baseline of I2I."
 )
+DRAWN = f"A class-conditional diffusion model draws digits, twenty of each, and a judge looks at them. {DEFAULTS}, or at a preset."
 LENT = (
     f"The original is a pretrained network whose training recipe is unknown, so there is no oracle and the scores that need one "
     f"cannot tell. {TUNED}"
@@ -34,6 +35,7 @@ REGRESSING = (
     "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "gaussian-amnesiac", "blindspot",
 )  # fmt: skip
 I2I = [("i2i", p) for p in ("max-loss", "noisy-label", "retain-label", "random-encoder")]
+DRAWING = ("none", "finetune", "salun", ("salun", "ddpm"), "esd", "i2i-diffusion")
 COMPLETING = (
     "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "bad-teacher", "i2i", *I2I,
 )  # fmt: skip
@@ -174,6 +176,7 @@ SHEETS = {
         "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
     ),
     "digits-completion-class-3": Sheet("digits-completion/class=3", HOLE, COMPLETING),
+    "digits-ddpm-class-3": Sheet("digits-ddpm/class=3,epochs=60,drawings=20", DRAWN, DRAWING),
     "mnist-completion-class-3": Sheet(
         "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15,data=data/mnist", HOLE, COMPLETING
     ),
