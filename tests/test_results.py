@@ -10,7 +10,7 @@ from unlearn.report.summary import groups
 from unlearn.report.verdict import judge
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-FAILED = {"not", "destroyed", "over", "visible"}
+FAILED = {"not", "destroyed", "over", "visible", "nothing"}
 NOT_COMPARED = {"given"}  # somebody else's weights are no method
 FITTING = [n for n in fitting("classifier") if n not in NOT_COMPARED]
 ERASING = [

@@ -45,10 +45,6 @@ class GaussianAmnesiac(Method[Regresses]):
         "sts": Preset("authors' notebook, STS-B, LSTM, scores below 2, squared error", {"lr": 1e-3, "epochs": 5}),
     }  # fmt: skip
 
-    expected_failures: ClassVar = {
-        "range": "A few passes over drawn targets leave forgotten examples closer than held-out ones of their range, more of them take the whole range too far off.",
-    }
-
     lr: float = knob(4.9e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
     epochs: int = knob(6, "passes over forget and retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples in a step, of both sets together", ge=1)

@@ -71,6 +71,7 @@ class GSLoRAPlusPlus(Method[EmbedsClasses]):
     }  # fmt: skip
 
     expected_failures: ClassVar = {
+        "random": "Where forgotten examples are like the retained ones, the group lasso takes every map to nothing.",
         "noisy": "Without transformer blocks the last layer alone is adapted, and memorised labels are not undone there without the rest.",
     }
 

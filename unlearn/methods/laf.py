@@ -57,10 +57,6 @@ class LAF(Method[EmbedsClasses]):
              "latent": 8, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
         ),
     }  # fmt: skip
-    expected_failures: ClassVar = {
-        "random": "It pushes features of forgotten examples away from those of retained ones that look the same, and breaks both.",
-        "noisy": "It reads no labels, so it cannot tell a memorised wrong label from a right one, and the attack still finds them.",
-    }
 
     extractor_lr: float = knob(5.4e-3, "step size of Adam down L_UE", gt=0, search=(1e-5, 1e-2))
     alignment_lr: float = knob(8.9e-3, "step size of Adam down L_RA", gt=0, search=(1e-5, 1e-2))
