@@ -106,7 +106,7 @@ def page(place, reports, refused):
         ]
         lines += [*(f"- {line}" for line in sheet.why), ""]
     if sheet.left_out:
-        lines += [f"Planned above ten minutes a run, so listed and not run: {sheet.left_out}.", ""]
+        lines += [f"Listed and not run: {sheet.left_out}.", ""]
     env = reports[0].environment
     lines += [f"Begun at commit {env.get('commit', '?')[:10]} on {env['platform']}, {env['device']}, torch {env['packages']['torch']}; "
               f"the raw JSON of each run, with its own, is in [{place}/]({place}/). The whole table, and the runs of seed 0 one by one:",

@@ -83,7 +83,7 @@ WHY_PUBLISHED = (
 class Sheet:
     """One table: a scenario as it is typed, and methods, each a name or a pair of name and preset.
 
-    `left_out` says what is planned above ten minutes a run, and is listed instead; `more` names scores that the table shows
+    `left_out` says what is listed and was not run; `more` names scores that the table shows
     beside those of every first table, and `why` what was found where methods fail.
     """
 
@@ -144,7 +144,7 @@ SHEETS = {
         "digits/class=3",
         PUBLISHED,
         published(),
-        left_out="datamodel-matching and dm-direct, whose published settings rest on 1,000 models and more",
+        left_out="datamodel-matching and dm-direct, whose published settings rest on 1,000 models and more (hours)",
         why=WHY_PUBLISHED,
     ),
     "digits-vit-class-3": Sheet("digits/class=3,network=vit", methods=LOW_RANK),
@@ -160,7 +160,7 @@ SHEETS = {
     "digits-clip-class-three": Sheet(
         "digits-clip/class=three",
         methods=every("dual-encoder", "datamodel-matching"),
-        left_out="datamodel-matching, which trains 32 of these encoders",
+        left_out="datamodel-matching, which trains 32 of these encoders for each seed",
     ),
     "faces-class-s1": Sheet("faces/class=s1,data=data/faces", methods=FACES),
     "fashion-class": Sheet(f"fashion-mnist/class=Dress,{FASHION}"),
@@ -178,7 +178,6 @@ SHEETS = {
         "california-housing/range=0:1,data=data/tabular",
         VALUES,
         every("regressor", "cf-k", "eu-k", "datamodel-matching", "oracle-matching"),
-        left_out="datamodel-matching and oracle-matching, which train models of their own",
     ),
     "sts-range": Sheet(
         "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
