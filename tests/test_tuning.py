@@ -10,7 +10,11 @@ from unlearn.registry import fitting, methods
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "tuning"
 RECORDS = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
 TUNABLE = [n for n in fitting("classifier") if any(k.search for k in methods.get(n).knobs())]
-NOT_TUNED = {"scar-self"}  # does not forget on the embedded scenario, see its expected_failures
+NOT_TUNED = {
+    "scar-self",  # does not forget on the embedded scenario, see its expected_failures
+    "datamodel-matching",  # chosen by hand on validation data: a trial needs 32 models of each of eight places
+    "dm-direct",
+}
 OTHERS = [
     "blindspot",
     "gaussian-amnesiac",
