@@ -202,7 +202,7 @@ SHEETS = {
         "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
     ),
     "digits-completion-class-3": Sheet("digits-completion/class=3", HOLE, COMPLETING),
-    "digits-ddpm-class-3": Sheet("digits-ddpm/class=3,epochs=50,drawings=10", DRAWN, DRAWING),
+    "digits-ddpm-concept-3": Sheet("digits-ddpm/concept=3,epochs=50,drawings=10", DRAWN, DRAWING),
     "mnist-completion-class-3": Sheet(
         "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15,data=data/mnist", HOLE, COMPLETING
     ),
