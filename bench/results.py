@@ -16,7 +16,7 @@ from sheets import SHEETS
 from unlearn import api
 from unlearn.errors import UnlearnError
 from unlearn.pool import Pool
-from unlearn.registry import methods
+from unlearn.registry import methods, metrics
 from unlearn.report import Report, markdown
 from unlearn.report.reproduce import command
 from unlearn.report.summary import groups
@@ -72,7 +72,7 @@ def once(pool, bench, name, seed, folder, preset=""):
     paths = [Path(f"{start}.json")] if n == 1 else [Path(f"{start}-step-{k + 1}.json") for k in range(n)]
     if all(p.exists() for p in paths):
         return [Report.load(p) for p in paths]
-    measured = api.fitting(pool, "basic")
+    measured = [*api.fitting(pool, "basic"), *(metrics.get(m)() for m in SHEETS[folder.name].metrics)]
     done = bench.run(pool, api.build_method(name, {}, preset), measured, Seeds(seed, seed, seed))
     reports = [r.model_copy(update={"figures": {}}) for r, _ in done]
     for report, path in zip(reports, paths, strict=True):

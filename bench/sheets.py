@@ -103,7 +103,8 @@ class Sheet:
     """One table: a scenario as it is typed, and methods, each a name or a pair of name and preset.
 
     `left_out` says what is listed and was not run; `more` names scores that the table shows
-    beside those of every first table, and `why` what was found where methods fail.
+    beside those of every first table, `why` what was found where methods fail, and
+    `metrics` what is measured beside the basic suite.
     """
 
     scenario: str
@@ -113,6 +114,7 @@ class Sheet:
     left_out: str = ""
     more: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     @property
     def title(self):
@@ -202,7 +204,13 @@ SHEETS = {
         "sts/range=0:2,limit=1200,width=32,length=16,epochs=15,data=data/sts", VALUES, REGRESSING
     ),
     "digits-completion-class-3": Sheet("digits-completion/class=3", HOLE, COMPLETING),
-    "digits-ddpm-concept-3": Sheet("digits-ddpm/concept=3,epochs=50,drawings=10", DRAWN, DRAWING),
+    "digits-ddpm-concept-3": Sheet(
+        "digits-ddpm/concept=3,epochs=50,drawings=10",
+        DRAWN,
+        DRAWING,
+        metrics=("erasure",),
+        more=("erasure/ua", "erasure/in-domain"),
+    ),
     "mnist-completion-class-3": Sheet(
         "mnist-completion/class=3,limit=1500,test_limit=1000,epochs=15,data=data/mnist", HOLE, COMPLETING
     ),
