@@ -6,6 +6,7 @@ import pytest
 
 from unlearn import policy
 from unlearn.errors import BadValue
+from unlearn.ops.attacked import gated
 from unlearn.policy import DEFAULT, Policy, overall, read
 from unlearn.registry import metrics
 from unlearn.score import Aim, Score
@@ -43,7 +44,10 @@ def state(rule, limit, *scores):
         ("not-above", 2, {"value": 0.9, "reference": 0.5, "original": 1.0, "low": 0.89, "high": 0.91}, "fail"),
         ("not-above", 2, {"value": 0.53, "reference": 0.5, "original": 1.0, "low": 0.4908, "high": 0.5692}, "pass"),
         ("not-above", 2, {"value": 0.5, "reference": 0.5, "original": 1.0}, "cannot tell"),
-        ("not-above", 2, {"value": 0.5, "reference": 0.5, "original": 0.52, "low": 0.4, "high": 0.6}, "cannot tell"),
+        # two standard errors of 0.02 and a distance of 0.03 between oracles: 2 * sqrt(0.0004 + 0.0009) = 0.0721
+        ("not-above", 2, {"value": 0.572, "reference": 0.5, "floor": 0.03, "low": 0.5328, "high": 0.6112}, "pass"),
+        ("not-above", 2, {"value": 0.573, "reference": 0.5, "floor": 0.03, "low": 0.5338, "high": 0.6122}, "fail"),
+        ("not-below", 2, {"value": 0.9998, "reference": 1.0, "floor": 0.0001, "low": 0.9998, "high": 0.9998}, "pass"),
     ],
 )  # fmt: skip
 def test_each_rule_by_hand(rule, limit, given, expected):
@@ -57,9 +61,20 @@ def test_what_was_not_measured_or_has_no_value_is_no_pass(rule):
     assert (found.state, found.said) == ("cannot tell", "refused: too few examples")
 
 
-def test_an_attack_without_power_says_so():
-    (found,) = one("not-above", 2).judge([score(value=0.5, reference=0.5, original=0.52, low=0.4, high=0.6)])
-    assert "powerless: it does not tell the original, 0.52, from the oracle" in found.said
+@pytest.mark.parametrize("rule", policy.RULES)
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_no_rule_rests_on_an_attack_without_power(rule, limit):
+    """Whatever the numbers: it neither holds nor fails."""
+    weak = gated(score(value=0.3, reference=0.5, original=0.52, floor=0.1, low=0.2, high=0.4))
+    (found,) = one(rule, limit).judge([weak])
+    assert found.state == "cannot tell"
+    assert "powerless: it does not tell the original, 0.52, from the oracle, 0.50" in found.said
+
+
+def test_an_attack_has_power_from_a_distance_of_five_hundredths():
+    assert gated(score(value=0.3, reference=0.5, original=0.549)).powerless
+    for original, reference in ((0.551, 0.5), (0.449, 0.5), (None, 0.5), (0.5, None)):
+        assert not gated(score(value=0.3, reference=reference, original=original)).powerless
 
 
 def test_the_whole_fails_closed():
@@ -75,11 +90,14 @@ def test_of_several_names_the_first_that_was_measured_counts():
     both = one("at-most", 0.5, "accuracy/test_retain|accuracy/test")
     assert both.judge([score("accuracy/test", 0.1)])[0].state == "pass"
     assert both.judge([score("accuracy/test", 0.1), score("accuracy/test_retain", 0.9)])[0].state == "fail"
+    refused = score("accuracy/test_retain", None, note="refused: too few")
+    assert both.judge([refused, score("accuracy/test", 0.1)])[0].state == "pass"
+    assert both.judge([refused])[0].said == "refused: too few"
 
 
 def test_the_default_is_read_and_hashed_and_names_what_there_is():
     found = read(None, metrics.names())
-    assert found.name == "default" and len(found.criteria) == 7
+    assert found.name == "default" and len(found.criteria) == 8
     assert found.digest == hashlib.sha256(DEFAULT.encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from reports import SALUN, report, score
 
+from unlearn.policy import Criterion, Policy
 from unlearn.report.summary import groups
 from unlearn.report.verdict import LIMITS, judge, overall, verdict
 
@@ -69,6 +70,35 @@ def test_steps_and_scenarios_are_kept_apart():
 )
 def test_verdict_of_one_run(given, kind):
     assert judge(groups([report(**given)])[0]).kind == kind
+
+
+@pytest.mark.parametrize("auc", [0.3, 0.7])
+def test_no_verdict_rests_on_an_attack_without_power(auc):
+    """It does not tell the original from the oracle; what it says of the unlearned model counts for nothing."""
+    weak = score("mia/loss/auc", auc, 0.5, original=0.54)
+    scores = tuple(weak if s.name == weak.name else s for s in report().scores)
+    said = judge(groups([report(scores=scores)])[0])
+    assert said.kind == "forgotten"
+    assert "powerless" in said.text
+    strong = weak.model_copy(update={"original": 0.56})
+    scores = tuple(strong if s.name == weak.name else s for s in report().scores)
+    assert judge(groups([report(scores=scores)])[0]).kind == ("over" if auc < 0.5 else "visible")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words", "kind"),
+    [(0.5, "Passes the policy", "forgotten"), (0.01, "Fails the policy", "not"), (None, "Cannot tell by the policy", "unclear")],
+)  # fmt: skip
+def test_the_verdict_is_that_of_the_policy_where_there_is_one(limit, words, kind):
+    name = "accuracy/forget" if limit else "klom/forget"
+    asked = Policy("mine", (Criterion(name, "at-most", limit or 1.0, "little is left"),), "text")
+    made = report(policy=asked.applied(report().scores))
+    said = overall(groups([made]))
+    assert (said.words, said.kind) == (words, kind)
+    assert "Of the first table alone: Forgotten and kept." in said.text
+    assert ("What fails: little is left." in said.text) == (kind == "not")
+    both = overall(groups([made, report("ssd", forget=0.7, policy=asked.applied(report(forget=0.7).scores))]))
+    assert both.words == f"{int(kind == 'forgotten')} of 2 pass the policy"
 
 
 @pytest.mark.parametrize(

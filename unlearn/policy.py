@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from unlearn.score import Score
 State = Literal["pass", "fail", "cannot tell"]
 RULES = {
     "within": "the distance from the oracle's value is at most `limit`; beyond it by less than is known, nobody can tell",
-    "not-below": "the value is at most `limit` standard errors below the oracle's",
-    "not-above": "the value is at most `limit` standard errors above the oracle's",
+    "not-below": "the value is at most `limit` standard errors below the oracle's, the distance of two oracles among them",
+    "not-above": "the value is at most `limit` standard errors above the oracle's, the distance of two oracles among them",
     "floor": "the value is at most `limit` times its floor, that between retrained models",
     "at-most": "the value is at most `limit`",
     "at-least": "the value is at least `limit`",
@@ -31,13 +32,19 @@ limit = 0.01
 why = "held-out accuracy within a point of the retrained model's"
 
 [[criteria]]
+score = "collapse"
+rule = "at-most"
+limit = 0
+why = "nothing collapsed"
+
+[[criteria]]
 score = "iam/forget"
 rule = "not-below"
 limit = 2
 why = "forgotten examples look as unlearned as to the retrained model"
 
 [[criteria]]
-score = "lira/tpr@1%"
+score = "lira/tpr@1%|lira/tpr@10%|lira/auc"
 rule = "not-above"
 limit = 2
 why = "the per-example attack finds no more of them than in the retrained model"
@@ -66,8 +73,6 @@ rule = "at-least"
 limit = 0.8
 why = "what is forgotten takes as long to learn again as for the retrained model"
 """
-POWERLESS = 0.05
-"""An attack that tells the original from the oracle by less says nothing, whatever it says of the unlearned model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Criterion:
     """One line of a policy.
 
     Attributes:
-        score: Name of the score; of several joined by `|` the first that a report has.
+        score: Name of the score; of several joined by `|` the first that has a value in a report.
         rule: One of `RULES`.
         limit: See there.
         why: What it is for, in words.
@@ -196,11 +201,14 @@ def _criterion(row: Mapping[str, Any], path: Path | None, known: set[str]) -> Cr
 
 def _judged(c: Criterion, scores: Sequence[Score]) -> Finding:
     names = c.score.split("|")
-    found = next((s for name in names for s in scores if s.name == name), None)
+    there = [s for name in names for s in scores if s.name == name]
+    found = next((s for s in there if s.value is not None), there[0] if there else None)
     if found is None:
         return Finding(c, "cannot tell", "not measured")
     if found.value is None:
         return Finding(c, "cannot tell", found.note or "no value")
+    if found.powerless:
+        return Finding(c, "cannot tell", f"{found.value:.3g}; {found.note or 'the attack is powerless'}")
     if c.rule in ("at-most", "at-least"):
         holds = found.value <= c.limit if c.rule == "at-most" else found.value >= c.limit
         return Finding(c, "pass" if holds else "fail", f"{found.value:.3g}")
@@ -223,15 +231,9 @@ def _against_oracle(c: Criterion, found: Score) -> Finding:
             return Finding(c, "pass" if beyond <= 0 else "fail", said)
         doubt = 2**0.5 * half
         return Finding(c, "cannot tell" if beyond <= doubt else "fail", f"{said}, known to ± {doubt:.2g}")
-    if found.original is not None and abs(found.original - found.reference) < POWERLESS:
-        return Finding(
-            c,
-            "cannot tell",
-            f"{said}; powerless: it does not tell the original, {found.original:.3g}, from the oracle",
-        )
     if half is None:
         return Finding(c, "cannot tell", f"{said}; its uncertainty is not known")
-    slack = c.limit * half / 1.96
+    slack = c.limit * math.hypot(half / 1.96, found.floor or 0.0)
     apart = found.value - found.reference
     holds = apart >= -slack if c.rule == "not-below" else apart <= slack
     return Finding(c, "pass" if holds else "fail", f"{said}, give or take {slack:.2g}")

@@ -48,6 +48,9 @@ class Score(BaseModel):
     unit: str = Field("", description="Unit; nothing for a share or a pure number")
     n: int | None = Field(None, description="Examples measured")
     note: str = Field("", description="What limits the number, in one sentence")
+    powerless: bool = Field(
+        False, description="Whether it is of an attack that does not tell the original from the oracle"
+    )
     headline: bool = Field(False, description="Whether it belongs in the first table")
 
     @property

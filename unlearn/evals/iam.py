@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score, Signal
+from unlearn.ops.attacked import gated
 from unlearn.ops.crowded import by_id, margins_of
 from unlearn.ops.membership import Floats
 from unlearn.ops.shadows import iam, probabilities
@@ -44,16 +45,16 @@ class Iam(Metric):
         """The mean on the forget set, and the area against held-out examples."""
         of, signal = self._places(ev), self._signal(ev)
         n = len(ev.y("forget"))
-        found = [ev.level("iam/forget", lambda who: of(who, "forget").mean(), Aim.MATCH, metric=self.name, n=n,
-                          headline=True, **ends_of_mean(of("unlearned", "forget")))]  # fmt: skip
+        found = [gated(ev.level("iam/forget", lambda who: of(who, "forget").mean(), Aim.MATCH, metric=self.name, n=n,
+                                headline=True, **ends_of_mean(of("unlearned", "forget"))))]  # fmt: skip
         if len(ev.y("audit")):
             low, high = auc_interval(
                 signal("unlearned", "forget"), signal("unlearned", "audit"), ev.seed, self.draws
             )
-            found.append(ev.level(
+            found.append(gated(ev.level(
                 "iam/auc", lambda who: auc(signal(who, "forget"), signal(who, "audit")), Aim.MATCH, metric=self.name,
                 n=n + len(ev.y("audit")), low=low, high=high, interval="bootstrap 95 %",
-            ))  # fmt: skip
+            )))  # fmt: skip
         return found
 
     def attacks(self, ev: Evidence) -> dict[str, Signal]:

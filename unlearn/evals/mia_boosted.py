@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.attacked import gated
 from unlearn.ops.signals import log_probabilities
 from unlearn.ops.stats import bootstrap, wilson
 from unlearn.registry import metrics
@@ -41,7 +42,7 @@ class MiaBoosted(Metric):
     def measure(self, ev: Evidence) -> list[Score]:
         """One score for each form."""
         n_f, n_a = len(ev.y("forget")), len(ev.y("audit"))
-        found = [self._laf(ev)]
+        found = [gated(self._laf(ev))]
         if n_f < 2 or not n_a or not len(ev.y("audit_fit")):
             why = "refused: there are too few forgotten or held-out examples like them"
             return [
@@ -57,7 +58,7 @@ class MiaBoosted(Metric):
             ends = {"low": low, "high": high, "interval": "bootstrap 95 %"}
         clean = ev.level("mia-boosted/held-out", lambda who: _balanced(*hits(who)), Aim.MATCH, metric=self.name,
                          n=n_f + n_a, **ends)  # fmt: skip
-        return [*found, clean]
+        return [*found, gated(clean)]
 
     def _laf(self, ev: Evidence) -> Score:
         n = len(ev.y("forget")) + min(len(ev.y("forget")), len(ev.y("test")))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.attacked import gated
 from unlearn.ops.membership import svc_outsiders
 from unlearn.ops.values import sizes
 from unlearn.registry import metrics
@@ -33,10 +34,10 @@ class MiaError(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score."""
-        return [ev.level(
+        return [gated(ev.level(
             "mia-error", lambda who: self._share(ev, who), Aim.MATCH, metric=self.name, n=len(ev.y("forget")),
             note="parity: fitted on retain against test examples",
-        )]  # fmt: skip
+        ))]  # fmt: skip
 
     def _share(self, ev: Evidence, who: str) -> float:
         members, others, target = (_errors(ev, who, where) for where in ("retain", "test", "forget"))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.attacked import gated
 from unlearn.ops.membership import signal
 from unlearn.registry import metrics
 
@@ -42,19 +43,19 @@ class MiaLogistic(Metric):
         def of(who: str, where: str, name: str) -> Floats:
             return signal(ev, who, where, name)
 
-        scores = [ev.level(
+        scores = [gated(ev.level(
             "mia-logistic/entropy",
             lambda who: logistic_members(*(of(who, w, "entropy") for w in ("retain", "test", "forget"))),
             Aim.MATCH, metric=self.name, n=len(ev.y("forget")),
             note="parity: fitted on retain against test examples",
-        )]  # fmt: skip
+        ))]  # fmt: skip
         n = min(len(ev.y("forget")), len(ev.y("audit")))
         if n >= FOLDS:
-            scores.append(ev.level(
+            scores.append(gated(ev.level(
                 "mia-logistic/loss",
                 lambda who: logistic_accuracy(of(who, "forget", "loss"), of(who, "audit", "loss"), ev.seed),
                 Aim.MATCH, metric=self.name, n=2 * n,
-            ))  # fmt: skip
+            )))  # fmt: skip
         return scores
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.attacked import gated
 from unlearn.ops.membership import signal, svc_outsiders
 from unlearn.ops.signals import log_probabilities
 from unlearn.registry import metrics
@@ -38,10 +39,10 @@ class MiaSvc(Metric):
 
     def measure(self, ev: Evidence) -> list[Score]:
         """One score."""
-        return [ev.level(
+        return [gated(ev.level(
             "mia-svc", lambda who: self._share(ev, who), Aim.MATCH, metric=self.name, variant=self.feature,
             n=len(ev.y("forget")), note="parity: fitted on retain against test examples",
-        )]  # fmt: skip
+        ))]  # fmt: skip
 
     def _share(self, ev: Evidence, who: str) -> float:
         members, others, target = (self._features(ev, who, w) for w in ("retain", "test", "forget"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Crowd, Evidence, Metric, Score
-from unlearn.ops.attacked import RATES
+from unlearn.ops.attacked import POWERLESS, RATES
 from unlearn.ops.shadows import lira
 from unlearn.ops.stats import ends_of_mean
 from unlearn.ops.threshold import auc
@@ -71,8 +71,11 @@ class ULira(Metric):
     def _score(self, what: str, found: dict[str, dict[str, Tensor]], floor: float, **rest: object) -> Score:
         mine, before = (found[who][what] for who in ("unlearned", "original"))
         variant = "" if self.signal == "margin" else self.signal
+        power = float(found["original"]["auc"].mean())
+        weak = abs(power - 0.5) < POWERLESS
+        said = f"powerless: it does not tell what the models before unlearning saw from what they did not, {power:.2f}"
         return Score(name=f"u-lira/{what}", metric=self.name, variant=variant, value=float(mine.mean()), original=float(before.mean()),
-                     floor=floor, aim=Aim.DOWN, **ends_of_mean(mine), **rest)  # fmt: skip
+                     floor=floor, aim=Aim.DOWN, powerless=weak, note=said if weak else "", **ends_of_mean(mine), **rest)  # fmt: skip
 
     def _attacked(self, crowd: Crowd) -> dict[str, Tensor]:
         """Area, accuracy and hits of the attack on each model, with shape (K,); thresholds are those of all."""

@@ -45,35 +45,25 @@ class Attacked:
             yield self._refused("auc", "there are no held-out examples like the forgotten ones", n_f)
             return
         sets = ("forget", "audit_fit", "audit")
-        yield ev.level(
+        area = gated(ev.level(
             f"{self.name}/auc", lambda who: auc(of(who, "forget"), of(who, "audit")), Aim.MATCH,
-            metric=self.metric, n=n_f + n_a, headline=self.headline, note=self._power(), **self._ends("forget", "audit"),
-        )  # fmt: skip
+            metric=self.metric, n=n_f + n_a, headline=self.headline, **self._ends("forget", "audit"),
+        ))  # fmt: skip
+        yield area
         if n_f > 1:
             yield ev.level(
                 f"{self.name}/balanced",
                 lambda who: threshold_accuracy(*(of(who, where) for where in sets)), Aim.MATCH,
-                metric=self.metric, n=n_f + n_a, **self._crossed_ends(*(of("unlearned", w) for w in sets)),
+                metric=self.metric, n=n_f + n_a, powerless=area.powerless, **self._crossed_ends(*(of("unlearned", w) for w in sets)),
             )  # fmt: skip
         for rate, label, least in RATES:
-            yield self._tpr(f"tpr@{label}", rate, least)
+            yield self._tpr(f"tpr@{label}", rate, least, area.powerless)
         held = like_retain(ev)
         if len(ev.y(held)):
             yield ev.level(
                 f"{self.name}/auc-retain", lambda who: auc(of(who, "retain"), of(who, held)), Aim.MATCH,
                 metric=self.metric, n=len(ev.y("retain")) + len(ev.y(held)), **self._ends("retain", held),
             )  # fmt: skip
-
-    def _power(self) -> str:
-        """What a reader must know of an attack that does not even tell the original from the oracle."""
-        if not self.ev.has_oracle:
-            return ""
-        before, oracle = (
-            auc(self.of(who, "forget"), self.of(who, "audit")) for who in ("original", "oracle")
-        )
-        if abs(before - oracle) >= POWERLESS:
-            return ""
-        return f"powerless: it does not tell the original, {before:.2f}, from the oracle, {oracle:.2f}"
 
     def _refused(self, what: str, why: str, n: int) -> Score:
         return Score(
@@ -96,7 +86,7 @@ class Attacked:
         low, high = bootstrap(crossed_accuracy, *samples, seed=self.ev.seed, draws=self.draws)
         return {"low": low, "high": high, "interval": "bootstrap 95 %"}
 
-    def _tpr(self, what: str, rate: float, least: int) -> Score:
+    def _tpr(self, what: str, rate: float, least: int, powerless: bool) -> Score:
         ev, of, n, negatives = self.ev, self.of, len(self.ev.y("forget")), len(self.ev.y("audit"))
         if negatives < least:
             return self._refused(what, f"needs at least {least} held-out examples, there are {negatives}", n)
@@ -104,5 +94,26 @@ class Attacked:
         low, high = wilson(round(found * n), n) if np.isfinite(found) else (None, None)
         return ev.level(
             f"{self.name}/{what}", lambda who: tpr_at(of(who, "forget"), of(who, "audit"), rate), Aim.MATCH,
-            metric=self.metric, low=low, high=high, interval="wilson 95 %", n=n,
+            metric=self.metric, low=low, high=high, interval="wilson 95 %", n=n, powerless=powerless,
         )  # fmt: skip
+
+
+def gated(score: Score, within: float = POWERLESS) -> Score:
+    """The score of an attack, marked powerless where it does not tell the original from the oracle.
+
+    Args:
+        score: Of an attack, with a value for each model.
+        within: How far apart the two are at most then.
+
+    Example:
+        >>> score = Score(name="mia/loss/auc", metric="mia", value=0.4, original=0.52, reference=0.5, aim=Aim.MATCH)
+        >>> gated(score).note
+        'powerless: it does not tell the original, 0.52, from the oracle, 0.50'
+    """
+    before, oracle = score.original, score.reference
+    if before is None or oracle is None or abs(before - oracle) >= within:
+        return score
+    said = f"powerless: it does not tell the original, {before:.2f}, from the oracle, {oracle:.2f}"
+    return score.model_copy(
+        update={"powerless": True, "note": f"{said}; {score.note}" if score.note else said}
+    )

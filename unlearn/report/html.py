@@ -12,7 +12,7 @@ from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Cell, Group, groups, number, planned, seeds_text, spread
-from unlearn.report.verdict import LIMITS, criteria, judge, overall
+from unlearn.report.verdict import LIMITS, concluded, criteria, overall
 from unlearn.store import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -81,7 +81,9 @@ def comparison(found: Sequence[Group]) -> Data:
         "names": [
             (n, next(c.score.aim.sign for _, row in cells for c in row if c and c.name == n)) for n in names
         ],
-        "rows": [{"group": g, "judged": judge(g), "cells": row, "seconds": _seconds(g)} for g, row in cells],
+        "rows": [
+            {"group": g, "judged": concluded(g), "cells": row, "seconds": _seconds(g)} for g, row in cells
+        ],
         "oracle": oracle if same and any(v is not None for v in oracle) else None,
         "pictures": _tradeoffs(found) if same else [],
     }
@@ -93,7 +95,7 @@ def section(group: Group, key: str) -> Data:
     return {
         "key": key,
         "group": group,
-        "judged": judge(group),
+        "judged": concluded(group),
         "lead": _lead(group),
         "tiles": _tiles(group),
         "policy": held(group.reports),

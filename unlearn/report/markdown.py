@@ -9,7 +9,7 @@ from unlearn.report import Report
 from unlearn.report.held import held
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Group, bounds, groups, in_floors, number, planned, seeds_text, spread
-from unlearn.report.verdict import criteria, judge, verdict
+from unlearn.report.verdict import concluded, criteria, verdict
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -54,7 +54,7 @@ def comparison(found: Sequence[Group]) -> list[str]:
     rows = [["oracle", "", *(number(references[n]) for n in names)]]
     for g in found:
         cells = [spread(c) if (c := g.cell(n)) else "–" for n in names]
-        rows.append([escape(g.label), judge(g).words, *cells])
+        rows.append([escape(g.label), concluded(g).words, *cells])
     return _table(["method", "verdict", *(f"{escape(n)} {signs[n]}" for n in names)], rows)
 
 
@@ -79,7 +79,7 @@ def _section(group: Group, alone: bool) -> list[str]:
     )
     notes = [f"- {escape(n)}" for n in dict.fromkeys(n for r in group.reports for n in r.notes)]
     return [
-        f"## {escape(group.label)}", "", *([] if alone else [f"{judge(group).words}. {escape(judge(group).text)}", ""]),
+        f"## {escape(group.label)}", "", *([] if alone else [f"{concluded(group).words}. {escape(concluded(group).text)}", ""]),
         *_table(columns, rows), "",
         f"Unlearning took {costs.seconds:.2f} s{lent}{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.{took}",
         *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from unlearn.report import Report, completion, erasure
+from unlearn.report.held import held
 from unlearn.report.judgement import WORDS, Judgement, Kind
 from unlearn.report.summary import Cell, Group, groups, number
 from unlearn.report.yardstick import ACCURACY, Yardstick
@@ -16,6 +17,12 @@ ATTACK_WITHIN = 0.05
 CRITERIA = ACCURACY.said(ATTACK_WITHIN)
 KINDS = (erasure, completion)
 """Modules with rules of their own: for drawings, and for completed images."""
+POLICY: dict[str, tuple[Kind, str]] = {
+    "pass": ("forgotten", "Passes the policy"),
+    "fail": ("not", "Fails the policy"),
+    "cannot tell": ("unclear", "Cannot tell by the policy"),
+}
+"""What a report is called that has a policy, by the policy's state."""
 LIMITS = "Unlearning is approximate unless the method is exact, and this evidence is empirical: it is no certificate."
 
 
@@ -28,8 +35,8 @@ def verdict(reports: Sequence[Report]) -> str:
 def overall(found: Sequence[Group]) -> Judgement:
     """The verdict on one group, or how many of several forgot and kept the rest, and what the others did."""
     if len(found) == 1:
-        return judge(found[0])
-    judged = [(g.label, judge(g)) for g in found]
+        return concluded(found[0])
+    judged = [(g.label, concluded(g)) for g in found]
     order = list(WORDS)
     words = dict.fromkeys(j.words for _, j in sorted(judged, key=lambda pair: order.index(pair[1].kind)))
     text = " ".join(f"{w}: {', '.join(label for label, j in judged if j.words == w)}." for w in words)
@@ -37,7 +44,9 @@ def overall(found: Sequence[Group]) -> Judgement:
     good = kinds.count("forgotten")
     kind: Kind = "forgotten" if good else "unclear" if {"unclear", "unknown", "partly"} & {*kinds} else "not"
     done = "forgot as the oracle and kept the rest"
-    if all(map(erasure.concerns, found)):
+    if all(held(g.reports) for g in found):
+        done = "pass the policy"
+    elif all(map(erasure.concerns, found)):
         done, text = "erased and left the neighbours intact", f"{text} {erasure.attacks(found)}"
     elif all(map(completion.concerns, found)):
         done = "forgot and completed the rest as before"
@@ -51,8 +60,21 @@ def criteria(found: Sequence[Group]) -> str:
     return " ".join(dict.fromkeys(rules))
 
 
+def concluded(group: Group) -> Judgement:
+    """The verdict on one group: that of the policy which was fixed before the run, where there is one, else `judge`."""
+    said, policy = judge(group), held(group.reports)
+    if policy is None:
+        return said
+    kind, words = POLICY[policy.state]
+    failed = [line.why or line.asked for line in policy.lines if line.state == "fail"]
+    missed = f" What fails: {'; '.join(failed)}." if failed else ""
+    return Judgement(
+        kind, words, f"{policy.words}{missed} Of the first table alone: {said.words}. {said.text}"
+    )
+
+
 def judge(group: Group) -> Judgement:
-    """The verdict on one group; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
+    """What the scores of every suite say; thresholds are the constants of this module, or of that of its kind in `KINDS`."""
     for kind in KINDS:
         if kind.concerns(group):
             said: Judgement = kind.judge(group)
@@ -91,10 +113,16 @@ def _compared(group: Group, forget: Cell, held: Cell) -> Judgement:
     sides = [_side(forget, by.limit(by.forget_within, forget.reference), by.larger_knows)]
     said = _filled(by.forgot, forget, by)
     if attack is not None and attack.value is not None and attack.reference is not None:
-        sides.append(_side(attack, ATTACK_WITHIN))
         said += (
-            f"; the loss attack reaches an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}."
+            f"; the loss attack reaches an AUC of {attack.value:.2f}, on the oracle {attack.reference:.2f}"
         )
+        if _alike_before(attack, ATTACK_WITHIN):
+            said += (
+                ", and is powerless: it does not tell the original from the oracle, so nothing rests on it."
+            )
+        else:
+            sides.append(_side(attack, ATTACK_WITHIN))
+            said += "."
     else:
         said += "; no membership attack was run, so privacy is not judged."
     kept = _side(held, by.limit(by.kept_within, held.reference), by.larger_knows)
