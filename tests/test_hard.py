@@ -47,7 +47,7 @@ def test_memorisation_by_its_definition(pool):
     from unlearn.subject import mode
 
     n = len(pool.material.train.rows)
-    some = jobs("half", 4, torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool))
+    some = jobs("half-in", 4, torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool))
     batch, seen, unseen = next(pool.shelf.of(pool.material.train).batches(n)), [], []
     for model, job in zip(train_all(pool, some, "half-in"), some, strict=True):
         with torch.no_grad(), mode(model.subject.module, train=False):

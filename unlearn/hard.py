@@ -144,7 +144,7 @@ def memorised(pool: Pool, models: int) -> Tensor:
     """Memorisation of each training example, with shape (N,); see `choose`."""
     handle = pool.shelf.of(pool.material.train)
     everything = torch.ones(len(pool.material.train.rows), dtype=torch.bool)
-    asked = jobs("half", models, ~everything, everything)
+    asked = jobs("half-in", models, ~everything, everything)  # which judge nothing that is chosen by them
     made = train_all(pool, asked, "half-in")
     margins = torch.stack([margins_of(m.subject, handle) for m in made]).double()
     inside = torch.stack([j.keep for j in asked])

@@ -10,7 +10,7 @@ from unlearn.registry import unknown
 DEFAULT = "fast"
 SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "basic": {},
-    "fast": {"iam": {}, "cka": {}},
+    "fast": {"iam": {}, "cka": {}, "leaks": {}},
     "standard": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 16}, "rmia": {"models": 16},
         "klom": {"models": 20}, "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {},
@@ -19,12 +19,15 @@ SUITES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "full": {
         "iam": {"shadows": 4}, "cka": {}, "probe": {}, "lira": {"models": 64, "shared": False}, "rmia": {"models": 64},
         "klom": {"models": 100, "form": "binned"}, "epsilon": {"models": 100}, "u-lira": {"models": 64, "shared": False},
-        "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {}, "mia-logistic": {}, "nomus": {},
+        "recovery": {}, "relearn": {}, "leaks": {}, "mia-svc": {}, "mia-logistic": {}, "mia-boosted": {}, "nomus": {}, "hlr": {},
         "anamnesis": {}, "coverage": {}, "mia-error": {}, "lira-error": {"models": 64, "shared": False},
         "layers": {}, "downstream": {}, "cam": {}, "confusion": {}, "backdoor": {}, "canaries": {}, "regained": {},
     },
 }  # fmt: skip
-"""From the quickest to the strongest; those that need models of their own are left out where none can be trained."""
+"""From the quickest to the strongest; those that need models of their own are left out where none can be trained.
+
+Harder forget sets are asked for with `--difficulty`, further seeds with `--seeds`, and spoilt examples by the scenario.
+"""
 ORACLES = {"basic": 1, "fast": 1, "standard": 2, "full": 3}
 
 

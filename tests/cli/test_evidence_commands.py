@@ -7,12 +7,12 @@ import pytest
 import torch
 from terminal import refused
 
-from unlearn import api
+from unlearn import api, crowds
 from unlearn.policy import DEFAULT
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.scenario import Seeds, parse
-from unlearn.store import Store
+from unlearn.store import Store, address
 from unlearn.suites import SUITES
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -110,12 +110,38 @@ def test_weights_that_somebody_made_are_audited(unlearn, tmp_path, monkeypatch):
     assert found.score("iam/forget") is not None and found.score("u-lira/auc") is None, "no method is known"
     assert len(found.recipe["oracles"]) == 2 and found.policy["name"] == "default"
     assert found.weights["unlearned"] != found.weights["original"]
+    assert "note: Left out, as only the method itself could make their models: u-lira" in err
     refused(unlearn("audit", str(mine), "--store", str(store.root)), "nothing says what", "--scenario")
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"no weights")
     refused(
         unlearn("audit", str(other), "--scenario", SMALL, "--store", str(store.root)), "other.safetensors"
     )
+
+
+def test_weights_that_are_the_original_s_are_shown_and_then_an_error(unlearn, tmp_path):
+    store, mine = Store(tmp_path / "store"), tmp_path / "mine.safetensors"
+    trial = Pool(parse(SMALL), store, torch.device("cpu")).trial(Seeds())
+    from unlearn.ops.weights import save_like
+
+    save_like(trial.original, mine)
+    given = ("audit", str(mine), "--scenario", SMALL, "--suite", "basic", "--store", str(store.root))
+    code, out, err = unlearn(*given)
+    assert code == 2 and "Nothing happened" in out
+    assert "error: given changed nothing on digits/class=3" in err
+
+
+def test_a_pool_of_a_request_that_knows_a_part_is_the_one_that_runs_use(unlearn, tmp_path):
+    """Only a tenth of what is spoilt is forgotten; a shadow model must not have seen the rest either."""
+    spoilt, store = "digits/poisoned=0.1,backdoor=0.1,epochs=1", Store(tmp_path)
+    code, out, err = unlearn("oracles", spoilt, "--n", "1", "--json", "--store", str(tmp_path))
+    assert code == 0, err
+    pool = Pool(parse(spoilt), store, torch.device("cpu"))
+    clean = pool.clean(Seeds(), 0)
+    _, forget, before = pool.draw(Seeds(), 0)
+    assert int((~(forget | before)).sum()) > int(clean.sum())
+    (made,) = json.loads(out)["models"]
+    assert made == address(pool.recipe(clean, crowds.SEEDS["shadow"]))
 
 
 def test_a_report_is_audited_against_the_same_models(unlearn, tmp_path):
@@ -134,6 +160,24 @@ def test_a_report_is_audited_against_the_same_models(unlearn, tmp_path):
     )
     refused(unlearn("audit", first.id, "--scenario", SMALL, *at), "a report knows its scenario by itself")
     refused(unlearn("audit", first.id, "--suite", "nightly", *at), "no suite called 'nightly'")
+
+
+def test_suites_hold_what_the_specification_lists():
+    """Its table of suites, as far as it is no property of the request or the scenario."""
+    listed = {
+        "fast": "iam cka leaks",
+        "standard": "iam rmia lira mia-svc cka probe klom relearn recovery leaks",
+        "full": "iam rmia lira u-lira mia-svc mia-logistic mia-boosted cka probe downstream layers cam hlr klom epsilon "
+        "relearn recovery confusion backdoor canaries leaks",
+    }
+    for suite, names in listed.items():
+        assert set(names.split()) <= set(SUITES[suite]), suite
+    assert SUITES["fast"]["iam"].get("shadows", 1) == 1 and SUITES["standard"]["rmia"]["models"] == 16
+    assert 20 <= SUITES["standard"]["klom"]["models"] <= 32 and SUITES["full"]["klom"] == {
+        "models": 100,
+        "form": "binned",
+    }
+    assert 64 <= SUITES["full"]["u-lira"]["models"] <= 128 and SUITES["full"]["epsilon"]["models"] >= 100
 
 
 def test_suites_grow_and_name_what_there_is():

@@ -27,6 +27,11 @@ def complain(text: str) -> None:
     sys.stderr.write(f"error: {' '.join(text.split())}\n")
 
 
+def note(text: str) -> None:
+    """One line on standard error of what a person should know, and what is no error."""
+    sys.stderr.write(f"note: {' '.join(text.split())}\n")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A plain table on standard output."""
     from rich.table import Table

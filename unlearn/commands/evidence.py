@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unlearn.bench import Bench
     from unlearn.report import Report
 
-KINDS = ("shadow", "half", "audit", "half-in", "retrained")
+KINDS = ("shadow", "half", "unlearned", "audit", "half-in", "retrained")
 Seed = Annotated[int, typer.Option(help="Seed of training and forget draw.", min=0, max=LARGEST_SEED)]
 
 
@@ -47,7 +47,10 @@ def audit(
     store: StorePath = None,
     json: Json = False,
 ) -> None:
-    """Gather evidence on an unlearned model that is there already, somebody else's too."""
+    """Gather evidence on an unlearned model that is there already, somebody else's too.
+
+    Weights alone do not say how they were made: what has to unlearn other models the same way is left out, and named.
+    """
     from unlearn import api
     from unlearn.commands import runs
 
@@ -61,6 +64,7 @@ def audit(
         else:
             made = _of_reports(target, scenario, suite, on)
     runs.show(made, runs.write_page(made, html, on.store), None, json)
+    api.effective(made)
 
 
 def _of_weights(
@@ -76,7 +80,10 @@ def _of_weights(
     asked, where = api.as_scenario(scenario), str(path.resolve())
     pool = Pool(asked, on.store, on.device)
     digest = weights_hash(weights_for(pool.template.module, where))
-    metrics = [m for m in api.fitting(pool, suite) if not {"unlearned", "audit"} & m.wants().keys()]
+    every = api.fitting(pool, suite)
+    metrics = [m for m in every if not {"unlearned", "audit"} & m.wants().keys()]
+    if left := [m.name for m in every if m not in metrics]:
+        console.note(f"Left out, as only the method itself could make their models: {', '.join(left)}")
     given, seeds = Given(weights=where, sha256=digest), api.joint_seeds(seed, 1)
     return [r for r, _ in api.sweep(on, [given], asked, seeds, metrics, oracles or ORACLES[suite])]
 
@@ -96,7 +103,7 @@ def oracles(
     kind: Annotated[
         str,
         typer.Option(
-            help="shadow: retrained without the forget set; half or audit: on random halves; half-in or retrained: lent to methods."
+            help="shadow: retrained without the forget set; half or audit: on random halves; unlearned: on everything; half-in or retrained: lent to methods."
         ),
     ] = "shadow",
     seed: Seed = 0,
@@ -118,8 +125,9 @@ def oracles(
         pool = Pool(api.as_scenario(scenario), on.store, on.device, on.progress)
         if not pool.can_train():
             raise BadValue(f"{pool.scenario.name} has no training recipe, so no oracle can be trained")
-        _, forget, before = pool.draw(Seeds(seed, seed, seed), 0)
-        jobs = crowds.jobs(kind, n, forget, ~(forget | before))
+        seeds = Seeds(seed, seed, seed)
+        _, forget, before = pool.draw(seeds, 0)
+        jobs = crowds.jobs(kind, n, forget, ~(forget | before), pool.clean(seeds, 0))
         new = len(crew.missing(pool, jobs))
         models = crew.train_all(pool, jobs, kind)
     if json:
