@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unlearn import api, hard
 from unlearn.errors import UnlearnError
+from unlearn.ops.attacked import gated
 from unlearn.pool import Pool
 from unlearn.report import Report
 from unlearn.report.held import MARKS
@@ -173,9 +174,16 @@ def listed(folder):
             "|---|---:|", *rows, ""]  # fmt: skip
 
 
+def powered(scores):
+    """Scores with whether their attack has power, which runs from before that field say in a note on the area alone."""
+    weak = {s.name.rpartition("/")[0] for s in scores if s.note.startswith("powerless")}
+    marked = (s.model_copy(update={"powerless": s.name.rpartition("/")[0] in weak}) for s in scores)
+    return [gated(s) if s.name == "iam/forget" else s for s in marked]
+
+
 def criteria(reports):
-    """How many of the policy's criteria hold, fail, or cannot be told, in the mean over seeds."""
-    found = [c["state"] for r in reports for c in r.policy["criteria"]]
+    """How many criteria of today's default policy hold, fail, or cannot be told of the scores, in the mean over seeds."""
+    found = [f.state for r in reports for f in api_policy().judge(powered(r.scores))]
     shares = ((m, found.count(s) / len(reports)) for s, m in MARKS.items())
     return ", ".join(
         f"{n:.1f} {'hold' if m == 'holds' else 'fail' if m == 'fails' else m}" for m, n in shares if n
