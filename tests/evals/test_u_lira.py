@@ -69,3 +69,19 @@ def test_each_model_is_attacked_with_the_others(signal):
     assert found["u-lira/auc"].value == pytest.approx(np.mean(areas), abs=0.005)
     assert found["u-lira/auc"].variant == ("" if signal == "margin" else "correctness")
     assert 0.55 < found["u-lira/auc"].value < 0.9
+
+
+@pytest.mark.parametrize("hint", [0.0, 3.0])
+def test_an_attack_that_cannot_tell_before_unlearning_is_powerless(hint):
+    """Its power is that on the models before anything was unlearned, whatever it says of those after."""
+    made = crowd()
+    rng = torch.Generator().manual_seed(1)
+    blind = replace(made, seen=torch.randn(K, N, generator=rng) + hint * made.within)
+
+    class Lent:
+        def crowd(self, kind, n):
+            return replace(made, before=blind)
+
+    found = ULira(models=K, shared=True).measure(Lent())
+    assert all(s.powerless == (hint == 0) for s in found)
+    assert all(("powerless: it does not tell" in s.note) == (hint == 0) for s in found)
