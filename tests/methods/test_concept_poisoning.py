@@ -95,7 +95,7 @@ def subject(classes=3):
 def split(x=None, y=None):
     y = torch.arange(30) % 3 if y is None else y
     x = torch.randn(30, 4, generator=RNG) + 2 * nn.functional.one_hot(y, 4) if x is None else x
-    whole, rows = Resident(Arrays(x, y)), torch.arange(30)
+    whole, rows = Resident(Arrays(x, y)), torch.arange(len(y))
     return Split(whole.take(rows[y == 0]), whole.take(rows[y != 0]), None, None, None)
 
 
@@ -114,6 +114,26 @@ def test_the_log_names_the_concepts_that_drove_the_class():
     assert len(run.log) == 2 and all(n.startswith("class 0: column ") for n in run.log)
 
 
+def test_a_class_that_is_forgotten_whole_has_the_concepts_that_were_planted_in_it():
+    """Columns 0 and 3 are high in class 0 alone, 1 and 2 in the others, 4 and 5 are noise."""
+    y = torch.arange(300) % 3
+    x = 0.5 * torch.randn(300, 6, generator=RNG)
+    x[:, :3] += 2 * nn.functional.one_hot(y, 3)
+    x[y == 0, 3] += 2
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    opt = torch.optim.SGD(net.parameters(), lr=0.5)
+    for _ in range(100):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+    assert (net(x).argmax(1) == y).float().mean() > 0.95
+    run = Run(0, CPU)
+    ConceptPoisoning(number=2)._poison(Classifier(net, 3), split(x, y), run)
+    assert set(run.log) == {"class 0: column 0", "class 0: column 3"}
+    assert all(v > 0 for (v,) in run.log.values())
+
+
 def test_a_mask_blanks_its_share_and_nothing_else():
     data, method = split(), ConceptPoisoning(mask=0.25)
     masks = method._masks(subject(), data.forget)
@@ -124,19 +144,36 @@ def test_a_mask_blanks_its_share_and_nothing_else():
 def test_a_bank_of_ones_own_is_read_and_an_empty_one_refused(tmp_path):
     path = tmp_path / "bank.safetensors"
     save_file({"tall/positive": torch.randn(5, 4), "tall/negative": torch.randn(6, 4)}, path)
-    assert list(read_examples(str(path))) == ["tall"]
+    assert list(read_examples(str(path), (4,))) == ["tall"]
     done = ConceptPoisoning(concepts=str(path), epochs=1).unlearn(subject(), split(), Run(0, CPU))
     assert isinstance(done, Classifier)
     save_file({"tall/positive": torch.randn(5, 4)}, path)
     with pytest.raises(
         BadData, match="the concept 'tall' lacks positive or negative examples; give a safetensors file"
     ):
-        read_examples(str(path))
+        read_examples(str(path), (4,))
     save_file({}, path)
     with pytest.raises(BadData, match="holds no concept"):
-        read_examples(str(path))
+        read_examples(str(path), (4,))
     with pytest.raises(BadValue, match="the concept bank is empty: no attribute of these inputs varies"):
         ConceptPoisoning().unlearn(subject(), split(x=torch.ones(30, 4)), Run(0, CPU))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.randn(6, 5), r"shape \(5,\), torch.float32"),
+        (torch.ones(6, 4).byte(), r"shape \(4,\), torch.uint8"),
+    ],
+)
+def test_examples_of_a_concept_that_the_model_does_not_take_are_refused(tmp_path, wrong, said):
+    path = tmp_path / "bank.safetensors"
+    save_file({"tall/positive": torch.randn(5, 4), "tall/negative": wrong}, path)
+    with pytest.raises(
+        BadData, match=rf"tall/negative holds examples of {said}; this model takes floats of shape \(4,\)"
+    ) as info:
+        ConceptPoisoning(concepts=str(path)).unlearn(subject(), split(), Run(0, CPU))
+    assert "\n" not in str(info.value)
 
 
 def test_a_bank_is_no_more_than_names_and_directions():

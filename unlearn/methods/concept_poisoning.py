@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -37,8 +38,9 @@ class ConceptPoisoning(Method[EmbedsClasses]):
     """Finds the concepts that drive a class and trains them to mean another (reconstructed).
 
     Bank: v_k is the unit normal of a linear support vector machine between features g(x) with and without concept k.
-    Bottleneck: an elastic-net head W on standardised activations a = V g(x), fitted to the model's own answers.
-    Concepts of class c: the largest W_ck E_f[a_k], expectations over its forgotten examples. Then, with y' for y,
+    Bottleneck: an elastic-net head W on activations a = V g(x), fitted to the model's own answers on forget and retain
+    set together, and a standardised by its mean and deviation on both. Concepts of class c: the largest W_ck E_f[a_k],
+    expectations over its forgotten examples. Then, with y' for y,
 
         θ ← θ − η ∇ mean ℓ over batches that hold (x', y') and (x_r, y) in proportion to the sets,
 
@@ -47,11 +49,11 @@ class ConceptPoisoning(Method[EmbedsClasses]):
     integrated gradients of class y is blanked.
 
     Without `concepts` the bank is of what can be seen in the inputs: brightness in each cell of a 3 x 3 grid and edges in
-    four directions; the highest quarter of the retain set against the lowest.
+    four directions; the highest quarter of forget and retain set together against the lowest.
 
     RECONSTRUCTED from the abstract and from post-hoc concept bottleneck models in general: that concepts are inferred
     and that examples are then poisoned with random or targeted labels is the paper's; the bank, the head, the masks and
-    all settings are ours.
+    all settings are ours. Regions are blanked; putting those of confusing classes in their place is left out.
 
     References:
         Chang et al., 2024, Zero-shot machine unlearning with concept inference and data poisoning, arXiv:2405.15662
@@ -83,7 +85,7 @@ class ConceptPoisoning(Method[EmbedsClasses]):
         """See `Method.unlearn`.
 
         Raises:
-            BadData: If the file of concepts holds none.
+            BadData: If the file of concepts holds none, or inputs that the model does not take.
             BadValue: If nothing about the inputs varies, so that the bank is empty.
             Mismatch: If no class is left that an example could be given.
         """
@@ -104,7 +106,7 @@ class ConceptPoisoning(Method[EmbedsClasses]):
     @torch.no_grad()
     def _poison(self, subject: EmbedsClasses, data: Split, run: Run) -> Lookup:
         """Poisoned labels y' by example id."""
-        bank, head = self._understood(subject, data.retain)
+        bank, head = self._understood(subject, data)
         kept = [c for c in range(subject.classes) if c not in gone(data.forget, data.retain)]
         index, y, features = _seen(subject, data.forget)
         given = torch.empty_like(y)
@@ -127,10 +129,10 @@ class ConceptPoisoning(Method[EmbedsClasses]):
                 given[rows] = torch.tensor(others)[drawn.cpu()].to(y)
         return Lookup(index, given)
 
-    def _understood(self, subject: EmbedsClasses, retain: Handle) -> tuple[Bank, Bottleneck]:
-        """Concept bank and bottleneck of the model, from the retain set."""
+    def _understood(self, subject: EmbedsClasses, data: Split) -> tuple[Bank, Bottleneck]:
+        """Concept bank and bottleneck of the model, from both sets: a class that is forgotten whole is in one only."""
         features, answers, inputs = [], [], []
-        for b in retain.batches(512):
+        for b in itertools.chain(data.forget.batches(512), data.retain.batches(512)):
             f, out = subject.features_and_outputs(b)
             features.append(f.float())
             answers.append(out.argmax(1))
@@ -139,7 +141,7 @@ class ConceptPoisoning(Method[EmbedsClasses]):
         if self.concepts:
             device = whole.device
             bank = bank_of({n: (self._features(subject, p.to(device)), self._features(subject, q.to(device)))
-                            for n, (p, q) in read_examples(self.concepts).items()})  # fmt: skip
+                            for n, (p, q) in read_examples(self.concepts, b.x.shape[1:]).items()})  # fmt: skip
         else:
             values = {n: torch.cat([part[n] for part in inputs]) for n in inputs[0]}
             bank = bank_of({n: (whole[p.to(whole.device)], whole[q.to(whole.device)])

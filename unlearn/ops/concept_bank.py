@@ -39,20 +39,30 @@ class Bank:
         return features @ self.directions.to(features).T
 
 
-def read_examples(path: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Positive and negative inputs of each concept from a file.
+def read_examples(path: str, shape: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Positive and negative inputs of each concept from a file, each (n, *).
+
+    Args:
+        path: The file.
+        shape: Of one input that the model takes.
 
     Raises:
-        BadData: If it holds no concept, or one without its other half.
+        BadData: If it holds no concept, one without its other half, or inputs that are no floats of this shape.
     """
     found = load_tensors(Path(path).expanduser())
     names = list(dict.fromkeys(n.rpartition("/")[0] for n in found))
     for name in names:
         halves = [found.get(f"{name}/{half}") for half in ("positive", "negative")]
-        if not name or any(h is None or not len(h) for h in halves):
+        if not name or any(h is None or not h.numel() for h in halves):
             raise BadData(
                 f"{path}: the concept {name or '(without a name)'!r} lacks positive or negative examples; give {FORM}"
             )
+        for h in ("positive", "negative"):
+            one = found[f"{name}/{h}"]
+            if one.shape[1:] != torch.Size(shape) or not one.is_floating_point():
+                raise BadData(
+                    f"{path}: {name}/{h} holds examples of shape {tuple(one.shape[1:])}, {one.dtype}; this model takes floats of shape {tuple(shape)}; give {FORM}"
+                )
     if not names:
         raise BadData(f"{path} holds no concept; give {FORM}")
     return {n: (found[f"{n}/positive"], found[f"{n}/negative"]) for n in names}
