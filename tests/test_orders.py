@@ -105,20 +105,37 @@ def test_score_by_hand():
     assert score([0.5, 0.25], 2) == pytest.approx(0.375)
 
 
-def test_matching_takes_the_best_assignment_at_every_place():
-    p = [0.05, 0.2, 0.02, 0.1]
-    orders = matched(p, 10)
-    assert [o[0] for o in orders] == [0, 1, 2, 3]
-    for place in range(1, 4):
+@pytest.mark.parametrize(
+    ("p", "deletions"),
+    [
+        ([0.05, 0.2, 0.02, 0.1], 10),
+        ([0.0, 0.0, 0.5], 100),
+        ([0.001, 0.001, 0.05], 100),
+        ([0.0, 0.0, 0.0, 0.9], 100),
+    ],
+)
+def test_matching_takes_the_best_allowed_assignment_at_every_place(p, deletions):
+    orders, slices = matched(p, deletions), range(len(p))
+    assert all(sorted(o) == list(slices) for o in orders)
+    assert [o[0] for o in orders] == list(slices)
+    for place in slices[1:]:
         heads, chosen = [o[:place] for o in orders], [o[place] for o in orders]
-        assert sorted(chosen) == [0, 1, 2, 3]
+        assert sorted(chosen) == list(slices)
 
         def total(assigned, heads=heads):
-            return sum(score([p[s] for s in (*h, j)], 10) for h, j in zip(heads, assigned, strict=True))
+            return sum(
+                score([p[s] for s in (*h, j)], deletions) for h, j in zip(heads, assigned, strict=True)
+            )
 
-        allowed = [a for a in itertools.permutations(range(4))
+        allowed = [a for a in itertools.permutations(slices)
                    if all(j not in h for h, j in zip(heads, a, strict=True))]  # fmt: skip
         assert total(chosen) == pytest.approx(max(map(total, allowed)), abs=1e-12)
+
+
+def test_matching_by_hand_where_two_slices_are_never_deleted():
+    """Gains 3 for 0 1 and 1 0, 1 for 0 2 and 1 2, 0 for 2 0 and 2 1: both are best with 3 + 1 + 0, and 3 + 3 is forbidden."""
+    assert [score([0.0, 0.0]), score([0.0, 0.5])] == pytest.approx([3, 1], abs=1e-9)
+    assert matched([0.0, 0.0, 0.5]) in (((0, 1, 2), (1, 2, 0), (2, 0, 1)), ((0, 2, 1), (1, 0, 2), (2, 1, 0)))
 
 
 def test_sampled_orders_differ_and_put_what_is_deleted_often_last():

@@ -112,7 +112,7 @@ def matched(chances: Sequence[float], deletions: int = 100) -> Orders:
     p = _probabilities(chances)
     grown: list[tuple[int, ...]] = [(i,) for i in range(len(p))]
     for _ in range(len(p) - 1):
-        gain = np.full((len(p), len(p)), -1.0)  # below every score; a slice stands in an order once
+        gain = np.full((len(p), len(p)), -np.inf)  # a slice stands in an order once, whatever that costs
         for i, order in enumerate(grown):
             for j in set(range(len(p))) - set(order):
                 gain[i, j] = score([p[s] for s in (*order, j)], deletions)
