@@ -8,7 +8,7 @@ import torch
 from unlearn import api
 from unlearn.errors import BadValue, Exhausted, Mismatch
 from unlearn.networks import seeded
-from unlearn.ops.orders import rotations
+from unlearn.ops.orders import matched, rotations, sampled
 from unlearn.ops.recipe import SGD
 from unlearn.pool import Pool
 from unlearn.registry import metrics, offers, scenarios
@@ -150,7 +150,10 @@ def test_an_option_that_cannot_be_read(text):
 
 def test_orders_and_slices_that_there_are_not():
     for text, said in (("s3t:2x2x3", "2 slices have 1 to 2 orders, not 3"), ("sisa:600x2", "asks for 1200 slices"),
-                       ("s3t:1x5", "ask for at most 4 slices")):  # fmt: skip
+                       ("s3t:1x5", "ask for at most 4 slices"),
+                       ("s3t:2x3:0.5:0.2", "gives chances of 2 slices, and a shard has 3, numbered 0 to 2; give one for each"),
+                       ("s3t:2x2:0.5:0.2:0.1", "gives chances of 3 slices, and a shard has 2"),
+                       ("s3t:2x2:0.5:0.7", "must be at least 0, below 1, and sum to at most 1")):  # fmt: skip
         with pytest.raises(BadValue, match=said):
             parse(f"digits/class=3,deletable={text}").subject(torch.Generator())
 
@@ -164,6 +167,10 @@ def test_options_make_the_systems_that_they_name():
     assert len(of("s3t:1x4").module.plan.orders) == 4
     plan = of("sisa:5x4:votes").module.plan
     assert (plan.shards, plan.orders, plan.layered, plan.vote) == (5, rotations(4, 1), False, "votes")
+    assert of("s3t:3x3:0:0:0.5").module.plan.orders == matched([0.0, 0.0, 0.5])
+    assert of("s3t:3x3x2:0.2:0.1:.3").module.plan.orders == sampled(
+        [0.2, 0.1, 0.3], 2, torch.Generator().manual_seed(0)
+    )
     assert of("updates").recipe.watched is None
     assert of("updates:3:17").recipe.watched == (3, 17)
     assert isinstance(of("updates"), RecordedClassifier)

@@ -10,18 +10,18 @@ from torch import Generator
 
 from unlearn.errors import BadValue
 from unlearn.knobs import knob
-from unlearn.ops.orders import rotations
+from unlearn.ops.orders import Orders, matched, rotations, sampled
 from unlearn.ops.staged import Plan
 from unlearn.scenario import Scenario
 from unlearn.subjects.classifier import Classifier
 from unlearn.subjects.recorded_classifier import RecordedClassifier
 from unlearn.subjects.sliced_classifier import SlicedClassifier
 
-FORMS = "sisa:5x4 (5 shards of 4 slices, with :votes where each shard has one vote), s3t:5x4 or s3t:5x4x2 (in 2 orders), updates or updates:3:17 (of batches with examples 3 and 17), or nothing"
+FORMS = "sisa:5x4 (5 shards of 4 slices, with :votes where each shard has one vote), s3t:5x4 or s3t:5x4x2 (in 2 orders), s3t:5x4:0.4:0.3:0.2:0.1 (orders for slices that are hit so often), updates or updates:3:17 (of batches with examples 3 and 17), or nothing"
 MOST = 1000  # slices of a system
 _SISA = re.compile(r"sisa:(\d+)x(\d+)(:votes)?")
 _UPDATES = re.compile(r"updates((?::\d+)*)")
-_S3T = re.compile(r"s3t:(\d+)x(\d+)(?:x(\d+))?")
+_S3T = re.compile(r"s3t:(\d+)x(\d+)(?:x(\d+))?((?::\d*\.?\d+)*)")
 
 
 class Deletable(Scenario):
@@ -54,20 +54,31 @@ class Deletable(Scenario):
         """How a sliced original is divided, or None where it is none.
 
         Raises:
-            BadValue: If there are no such shards, slices or orders.
+            BadValue: If there are no such shards, slices, chances or orders.
         """
         if found := _SISA.fullmatch(self.deletable):
             shards, slices = self._sizes(found)
             return Plan(shards, rotations(slices, 1), vote="votes" if found[3] else "probabilities")
         if found := _S3T.fullmatch(self.deletable):
             shards, slices = self._sizes(found)
-            orders = int(found[3] or slices)
-            if not 1 <= orders <= math.factorial(min(slices, 12)):
-                raise BadValue(
-                    f"{self.name}: deletable={self.deletable}: {slices} slices have 1 to {math.factorial(min(slices, 12))} orders, not {orders}; ask for as many as slices or fewer"
-                )
-            return Plan(shards, rotations(slices, orders), layered=True, vote="logits")
+            return Plan(shards, self._orders(found, slices), layered=True, vote="logits")
         return None
+
+    def _orders(self, found: re.Match[str], slices: int) -> Orders:
+        """Rotations; where chances are given, orders matched to them, or as many as are asked for drawn by them."""
+        orders = int(found[3] or slices)
+        if not 1 <= orders <= math.factorial(min(slices, 12)):
+            raise BadValue(
+                f"{self.name}: deletable={self.deletable}: {slices} slices have 1 to {math.factorial(min(slices, 12))} orders, not {orders}; ask for as many as slices or fewer"
+            )
+        chances = [float(p) for p in found[4].split(":")[1:]]
+        if not chances:
+            return rotations(slices, orders)
+        if len(chances) != slices:
+            raise BadValue(
+                f"{self.name}: deletable={self.deletable} gives chances of {len(chances)} slices, and a shard has {slices}, numbered 0 to {slices - 1}; give one for each"
+            )
+        return sampled(chances, orders, Generator().manual_seed(0)) if found[3] else matched(chances)
 
     def _sizes(self, found: re.Match[str]) -> tuple[int, int]:
         shards, slices = int(found[1]), int(found[2])
