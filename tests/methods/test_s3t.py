@@ -143,6 +143,27 @@ def test_when_nothing_is_left_it_says_that_the_model_must_be_retrained(original)
         Method().unlearn(spent, split(without(HANDLE, ids), more), Run(0))
 
 
+def test_a_spent_system_answers_nothing_and_drops_nothing(original):
+    """Whether examples are left, as after one of every slice, or all were dropped; an untrained one answers."""
+    batch = next(HANDLE.batches(4))
+    untrained = system(S3T)
+    untrained.drop(HANDLE.rows[:2])
+    assert untrained.outputs(batch).shape == (4, CLASSES)
+    for ids in (torch.stack([s[0] for s in original.slices()]), HANDLE.rows):
+        spent = original.clone()
+        spent.drop(ids)
+        again = original.clone()
+        again.module.load_state_dict(spent.module.state_dict())
+        for one in (spent, again, spent.clone()):
+            with pytest.raises(
+                Exhausted, match="left no stage of this system that may be used; train the missing"
+            ) as err:
+                one.outputs(batch)
+            assert "\n" not in str(err.value)
+    with pytest.raises(Exhausted, match="left no stage"):
+        Method().unlearn(spent, split(HANDLE, HANDLE.rows[:2]), Run(0))
+
+
 def test_orders_that_begin_alike_share_what_they_learned():
     made = trained(Plan(1, ((0, 1, 2), (0, 2, 1)), layered=True, vote="logits"), HANDLE)
     first, second = (made.module.state(0, b, 1) for b in (0, 1))

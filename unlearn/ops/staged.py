@@ -13,12 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import one_hot
 
-from unlearn.errors import BadValue
+from unlearn.errors import BadValue, Exhausted
 from unlearn.ops.hooks import watching
 from unlearn.ops.ladder import Adapted, ladder, mapped
 from unlearn.ops.orders import Orders, groups, parts_of, places
 
 Vote = Literal["probabilities", "logits", "votes"]
+SPENT = "deletions left no stage of this system that may be used; train the missing stages with sisa, or retrain the model without what was deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Staged(nn.Module):
     Where it predicts, each shard is the stage that learned most among those that are left of its orders.
 
     Buffers: `ids` (n,), the examples that it knows, sorted; `alive` (m, B), how many stages each order has;
-    `seed`, from which every stage draws. `kept` holds the tensors, each with shape (m, B, stages that train it, *).
+    `seed`, from which every stage draws, below 0 where nothing was ever trained. `kept` holds the tensors, each with shape (m, B, stages that train it, *).
 
     Args:
         net: The network that all stages start from.
@@ -107,11 +108,17 @@ class Staged(nn.Module):
         self.register_buffer(
             "alive", torch.zeros(plan.shards, len(plan.orders), dtype=torch.long, device=device)
         )
-        self.register_buffer("seed", torch.zeros((), dtype=torch.long, device=device))
+        self.register_buffer("seed", torch.full((), -1, device=device))
         self._served: list[tuple[int, int, int]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) of inputs (B, *); those of its start where nothing is trained."""
+        """Logits (B, C) of inputs (B, *); those of its start where nothing was ever trained.
+
+        Raises:
+            Exhausted: If deletions left no stage that may be used.
+        """
+        if not self.served and self.seed >= 0:
+            raise Exhausted(SPENT)
         states = [self.state(*which) for which in self.served] or [{}]
         return combined(torch.stack([functional_call(self.net, s, (x,)) for s in states]), self.plan.vote)
 
@@ -162,6 +169,7 @@ class Staged(nn.Module):
     def begin(self, ids: Tensor) -> None:
         """Forgets all stages and takes these examples instead, with shape (n,)."""
         self.ids = ids.to(self.ids.device).unique()
+        self.seed.clamp_(min=0)
         self._limit(torch.zeros_like(self.alive))
 
     def drop(self, ids: Tensor) -> None:
@@ -174,9 +182,12 @@ class Staged(nn.Module):
 
         Raises:
             BadValue: If the system never saw one of them, or it was dropped before.
+            Exhausted: If all that it knew was dropped before.
         """
-        if not len(self.ids) and not self.alive.any():  # untrained
+        if self.seed < 0:  # untrained
             return
+        if not len(self.ids):
+            raise Exhausted(SPENT)
         ids = ids.to(self.ids.device)
         strange = ids[~torch.isin(ids, self.ids)]
         if len(strange):
