@@ -15,6 +15,14 @@ pytestmark = pytest.mark.xdist_group("cli")  # one store serves the folder
         (["run", "ssd", "--scenario", "digits/class=11"], ["no class called '11'", "there are 10"]),
         (["run", "ssd", "--scenario", "digits/clas=3"], ["'clas'", "did you mean 'class'?"]),
         (["run", "ssd", "--scenario", "digits/indices=0:5000"], ["5000 is outside the training set"]),
+        (
+            ["run", "sisa", "--scenario", "digits/indices=0:5000,deletable=sisa:5x4"],
+            ["5000 is outside the training set, which has positions 0 to 897"],
+        ),
+        (
+            ["run", "s3t", "--scenario", "digits/random=0.01,deletable=s3t:5x4:0.2:0.2:0.2:0.2:0.2"],
+            ["gives chances of 5 slices, and a shard has 4, numbered 0 to 3; give one for each"],
+        ),
         (["run", "ssd", "--scenario", "digits/random=0.0001"], ["the forget set is empty"]),
         (["run", "ssd", "--scenario", "digits/random=1.5"], ["fraction must be > 0 and < 1, got 1.5"]),
         (["run", "ssd", "--scenario", "digits/random=0.9999"], ["whole training set"]),
