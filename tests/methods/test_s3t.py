@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from sliced_system import CLASSES, RECIPE, S3T, data, differing, rng, split, state, system, trained, without
+from torch import nn
 
 from unlearn.data import Counted, Resident, Sealed
 from unlearn.errors import BadValue, Exhausted
 from unlearn.methods.s3t import S3T as Method
-from unlearn.networks import seeded
-from unlearn.ops.ladder import ladder
+from unlearn.networks import NETWORKS, Transformer, seeded
+from unlearn.ops.ladder import Adapted, ladder, mapped
 from unlearn.ops.low_rank import applied
 from unlearn.ops.orders import groups, parts_of, rotations, surviving
 from unlearn.ops.recipe import SGD
@@ -266,6 +267,33 @@ def test_a_low_rank_map_adds_its_scaled_product(transformer):
     with applied(net.inner, net.maps, net.scale):
         found = layer(x)
     torch.testing.assert_close(found, x @ layer.weight.T + layer.bias + 2 * x @ low.down.T @ low.up.T)
+
+
+def test_a_fused_projection_gets_maps_of_its_queries_and_values_alone():
+    """Attention of one head worked out from separate matrices: W_q + √r U D, W_k, W_v + √r U D."""
+    block = Transformer(6, 1).double()
+    layers = mapped(nn.ModuleList([block]), ["0"])
+    assert layers == [block.attention.qkv]
+    net = Adapted(block.attention, layers, 4, rng(), lambda out: out)
+    low, x = net.maps["qkv"], torch.randn(2, 5, 6, generator=rng(1), dtype=torch.float64)
+    assert (low.down.shape, low.up.shape) == ((2, 4, 6), (2, 6, 4))
+    torch.testing.assert_close(net(x), block.attention(x))
+    with torch.no_grad():
+        low.up.normal_(generator=rng(2))
+        w, b = block.attention.qkv.weight.view(3, 6, 6), block.attention.qkv.bias.view(3, 6)
+        added = 2 * low.up @ low.down
+        q, k, v = (x @ m.T + c for m, c in zip((w[0] + added[0], w[1], w[2] + added[1]), b, strict=True))
+        seen = (q @ k.mT / 6**0.5).softmax(2) @ v
+        torch.testing.assert_close(net(x), block.attention.out(seen))
+
+
+def test_the_stages_of_our_own_transformer_train_a_block_each():
+    start = Classifier(seeded(lambda: NETWORKS["vit"](1, CLASSES), rng()), CLASSES, RECIPE)
+    spans = SlicedClassifier.of(start, Plan(1, rotations(3, 1), layered=True, rank=2), rng()).module.spans
+    assert spans == {
+        "inner.head.weight": [0, 1, 2], "inner.head.bias": [0, 1, 2],
+        **{f"maps.blocks/{2 - k}/attention/qkv.{w}": [k] for k in range(3) for w in ("down", "up")},
+    }  # fmt: skip
 
 
 def test_rows_serve_as_well_as_images():

@@ -26,8 +26,8 @@ class S3T(Method[Sliced]):
     The model must have been trained so: in a scenario with `deletable=s3t:5x4`, five shards of four slices in four
     orders, `5x4x2` in two. These are rotations; where one deletion falls into the slices of a shard with known chances,
     `5x4:0.4:0.3:0.2:0.1` matches orders to them, and `5x4x2:0.4:0.3:0.2:0.1` draws two by them. In a transformer a
-    group holds low-rank maps of rank 16 beside queries and values, in any other network, which is trained from the start,
-    the layers themselves with their batch norms.
+    group holds low-rank maps of rank 16 beside queries and values (a block that names none: beside all linear layers), in
+    any other network, which is trained from the start, the layers themselves with their batch norms.
 
     Published, in the released code: ViT-B, six stages of two layers, rate 2e-4, 15 epochs for each stage, batches of 128; and
     five shards of four slices in all 24 orders, rate 2e-3. Here rate, epochs and batches are those of the scenario.

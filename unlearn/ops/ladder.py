@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Generator, Tensor, nn
 
 from unlearn.errors import Mismatch
-from unlearn.ops.low_rank import applied, beside
+from unlearn.ops.low_rank import LowRank, applied
 
 QUERIES_AND_VALUES = frozenset({"query", "value", "q_proj", "v_proj", "to_q", "to_v"})
+FUSED = "qkv"
+"""Name of a linear layer whose outputs are queries, keys and values, a third each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,45 @@ def _weights(module: nn.Module) -> int:
 def mapped(net: nn.Module, rung: Sequence[str]) -> Sequence[nn.Module]:
     """Layers of a rung that get a low-rank map: its queries and values, or its linear layers where it names none."""
     inside = {n: m for r in rung for n, m in net.get_submodule(r).named_modules() if isinstance(m, nn.Linear)}
-    chosen = [m for n, m in inside.items() if n.rpartition(".")[2] in QUERIES_AND_VALUES]
+    chosen = [m for n, m in inside.items() if n.rpartition(".")[2] in QUERIES_AND_VALUES or _fused(n, m)]
     return chosen or list(inside.values())
+
+
+def _fused(name: str, layer: nn.Module) -> bool:
+    """Whether a layer makes queries, keys and values at once, each as wide as what enters."""
+    linear = isinstance(layer, nn.Linear) and layer.out_features == 3 * layer.in_features
+    return linear and name.rpartition(".")[2] == FUSED
+
+
+class QueriesAndValues(nn.Module):
+    """Two low-rank maps beside a layer of queries, keys and values (3 D, D): one for the queries, one for the values.
+
+    Parameters: `down` (2, r, D) and `up` (2, D, r), first those of the queries; zero when it is new.
+
+    Args:
+        layer: The layer.
+        rank: r.
+        rng: Of `down`, as in `LowRank`.
+    """
+
+    def __init__(self, layer: nn.Module, rank: int, rng: Generator) -> None:
+        super().__init__()
+        both = [LowRank(layer, rank, rng) for _ in range(2)]
+        third = len(both[0].up) // 3
+        self.down = nn.Parameter(torch.stack([m.down.detach() for m in both]))
+        self.up = nn.Parameter(torch.stack([m.up.detach()[:third] for m in both]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to queries, keys and values, (*, 3 D), for what enters the layer, (*, D)."""
+        q, v = (x @ down.T @ up.T for down, up in zip(self.down, self.up, strict=True))
+        return torch.cat([q, torch.zeros_like(q), v], -1)
 
 
 class Adapted(nn.Module):
     """A network with low-rank maps beside some layers: W x becomes W x + √r U D x.
 
-    That is a LoRA with α = r and the rank-stabilised scale α / √r; new maps add nothing.
+    That is a LoRA with α = r and the rank-stabilised scale α / √r; new maps add nothing. A layer that makes queries, keys
+    and values at once gets two, for its queries and its values, and its keys stay as they are.
 
     Args:
         inner: The network.
@@ -110,7 +144,9 @@ class Adapted(nn.Module):
     ) -> None:
         super().__init__()
         self.inner, self.read, self.scale = inner, read, rank**0.5
-        self.maps = beside(inner, layers, rank, rng)
+        names = {m: n for n, m in inner.named_modules()}
+        kinds = [(names[m], m, QueriesAndValues if _fused(names[m], m) else LowRank) for m in layers]
+        self.maps = nn.ModuleDict({n.replace(".", "/"): kind(m, rank, rng) for n, m, kind in kinds})
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C) of inputs (B, *)."""
