@@ -17,6 +17,7 @@ from unlearn.ops.weights import save_like
 from unlearn.patch import weights_hash
 from unlearn.pool import Pool
 from unlearn.request import parse as request
+from unlearn.runtime import Run
 from unlearn.scenario import Seeds, from_recipe
 from unlearn.scenarios.custom import Custom
 from unlearn.store import Store
@@ -113,6 +114,61 @@ def test_train_makes_the_original_by_fit_too(tmp_path):
     forget = next(trial.handles["forget"].batches(100))
     assert (trial.original.outputs(forget).argmax(1) == forget.y).float().mean() > 0.95
     assert isinstance(message(custom(write(tmp_path), train=True), tmp_path), Mismatch)
+
+
+PRETRAINED = """
+from unlearn.networks import VisionTransformer
+
+def images(n, seed):
+    x, y = blobs(n, seed)
+    return np.repeat(np.repeat(x.reshape(n, 1, 2, 2), 4, 2), 4, 3), y
+
+def backbone():
+    torch.manual_seed(7)
+    return VisionTransformer(1, 3, width=8, depth=2)
+
+def build():
+    return backbone(), images(90, 0), images(60, 1)
+"""
+
+
+def test_a_pretrained_transformer_is_learned_in_slices_by_maps_of_low_rank(tmp_path):
+    path = write(tmp_path, MINE + PRETRAINED + FIT)
+    made = pool(custom(path, "indices=3:17", deletable="s3t:1x2"), tmp_path)
+    trial = made.trial(Seeds())
+    kept, given = trial.original.module, UserFile(f"{path}:backbone").call()
+    assert weights_hash(kept.net.inner.state_dict()) == weights_hash(given.state_dict())
+    assert {n for n in kept.spans if not n.startswith("maps.")} == {"inner.head.weight", "inner.head.bias"}
+    seen = next(trial.handles["retain"].batches(100))
+    assert (
+        trial.original.outputs(seen).argmax(1) == seen.y
+    ).float().mean() > 0.6  # of low rank, on random weights
+    done, (_, forget, _) = trial.original.clone(), made.draw(Seeds(), 0)
+    done.drop(torch.tensor([3, 17]))
+    done.resume(trial.handles["retain"], Run(0, CPU))
+    twin = made.trained(~forget, Seeds().train, "twin").subject
+    assert weights_hash(done.module.state_dict()) == weights_hash(twin.module.state_dict())
+    again = trial.original.fresh(torch.Generator().manual_seed(3)).module.net.inner
+    assert weights_hash(again.state_dict()) == weights_hash(given.state_dict()), (
+        "pre-trained weights are kept"
+    )
+
+
+def test_a_start_of_other_weights_is_another_original(tmp_path):
+    """Also where the file that reads them is the same."""
+    text = PRETRAINED.replace(
+        "manual_seed(7)", "manual_seed(int(Path(__file__).with_name('seed').read_text()))"
+    )
+    path, found = write(tmp_path, "from pathlib import Path\n" + MINE + text + FIT), set()
+    for k in (7, 8):
+        path.with_name("seed").write_text(str(k))
+        found.add(custom(path, "indices=3", deletable="s3t:1x2").material().content)
+    assert len(found) == 2
+
+
+def test_what_cannot_be_trained_in_slices_is_refused(tmp_path):
+    said = message(custom(write(tmp_path), deletable="s3t:1x2"), tmp_path)
+    assert isinstance(said, Mismatch) and "this is one without a recipe; return a plain module" in str(said)
 
 
 def test_json_alone_rebuilds_it_in_another_process(tmp_path):

@@ -177,7 +177,10 @@ def test_options_make_the_systems_that_they_name():
 
 
 def test_pretrained_weights_have_no_slices():
-    with pytest.raises(BadValue, match=r"x.pt was not trained with deletable=sisa:2x2; leave out weights"):
+    with pytest.raises(
+        BadValue,
+        match=r"x.pt learned all training images at once, so it was not trained with deletable=sisa:2x2; .*custom/class=3,model=FILE.py:build",
+    ):
         parse("cifar10/class=3,weights=x.pt,deletable=sisa:2x2").subject(torch.Generator())
 
 

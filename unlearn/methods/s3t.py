@@ -29,8 +29,10 @@ class S3T(Method[Sliced]):
     group holds low-rank maps of rank 16 beside queries and values (a block that names none: beside all linear layers), in
     any other network, which is trained from the start, the layers themselves with their batch norms.
 
-    Published, in the released code: ViT-B, six stages of two layers, rate 2e-4, 15 epochs for each stage, batches of 128; and
-    five shards of four slices in all 24 orders, rate 2e-3. Here rate, epochs and batches are those of the scenario.
+    Published, in the released code: ViT-B, six stages of two layers, rate 2e-4, 15 epochs for each stage, batches of 64 to
+    128; and five shards of four slices in all 24 orders, three layers for each, rate 2e-3, batches of 128. Here rate, epochs
+    and batches are those of the scenario. A pre-trained network with low-rank maps on it, as published, is a file of one's
+    own with its `fit`: `custom/indices=3:17,model=mine.py:build,deletable=s3t:5x4x24`, see `unlearn show custom`.
 
     References:
         Chowdhury et al., 2025, Towards scalable exact machine unlearning using parameter-efficient fine-tuning,

@@ -115,7 +115,7 @@ class SmallImages(Spoilable, Deletable):
         """
         if self.weights and self.deletable:
             raise BadValue(
-                f"{self.name}: the model in {self.weights} was not trained with deletable={self.deletable}; leave out weights to train one that was"
+                f"{self.name}: the model in {self.weights} learned all training images at once, so it was not trained with deletable={self.deletable}; leave out weights to train one that was, or start from a model that never saw them with custom/{self.request},model=FILE.py:build,deletable={self.deletable}"
             )
         recipe = None if self.weights else self._recipe()
         start = Classifier(seeded(self._network, rng), self._classes, recipe=recipe, build=self._network)

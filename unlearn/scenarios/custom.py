@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,10 +25,12 @@ from unlearn.ops.recipe import Function
 from unlearn.ops.tables import Columns, in_memory
 from unlearn.ops.user_file import UserFile
 from unlearn.ops.weights import load_into
+from unlearn.patch import weights_hash
 from unlearn.provenance import digest
 from unlearn.registry import scenarios
 from unlearn.request import Request
-from unlearn.scenario import Material, Part, Scenario
+from unlearn.scenario import Material, Part
+from unlearn.scenarios._deletable import Deletable
 from unlearn.sources import Pixels, Source, Transform, as_float
 from unlearn.subject import Classifies, Subject, Trains, mode
 from unlearn.subjects.classifier import Classifier, as_is, logits_of
@@ -79,7 +82,7 @@ class Bundle:
 
 
 @scenarios.register("custom")
-class Custom(Scenario):
+class Custom(Deletable):
     """Your own model and data: a Python function, a transformers folder or a hub name.
 
     `model=mine.py:build` calls `build()`, which returns a subject or a plain `nn.Module`, alone (then `data`
@@ -89,6 +92,10 @@ class Custom(Scenario):
     training recipe, without which there is no oracle; `classes`, names; `groups`, the owner of each training
     example; `transform`, applied to batches. Otherwise `model` names an image classifier of transformers: a folder, also
     one of PEFT with an adapter, a hub name, or a `config.json`, to which `weights` gives the weights.
+
+    With `deletable=s3t:5x4` or `sisa:5x4` the model is where the training of the original starts: give one that never
+    saw these data, as one that was pre-trained on others. `fit` then gets a module that returns logits, and only trains
+    what is free in it: for S3T in a transformer low-rank maps and the classifier.
 
     The test data must be unknown to the model: they are divided into validation data, data to fit attacks and
     data to score, so positions in the training data stay what they were.
@@ -124,19 +131,34 @@ class Custom(Scenario):
                 "there are no test data; return (model, train, test), or name a split that the model never saw with test_split=NAME"
             )
         parts = divide(made.data.train, test, pretrained=True)
-        content = digest([made.identity, made.data.content])
+        start = [weights_hash(made.given.module.state_dict())] if self.deletable else []
+        content = digest([made.identity, made.data.content, *start])
         surrogate = _surrogate(made.data.train.source)
         return Material(limited(parts[0], self.limit), *parts[1:], content, made.transform, surrogate)
 
     def subject(self, rng: Generator) -> Subject:
-        """The model, newly initialised where there is a recipe to train it by."""
+        """The model, newly initialised where there is a recipe to train it by; as it is where it is to be deletable.
+
+        Raises:
+            Mismatch: If a model that is no classifier, or has no recipe, is to be one from which examples can be deleted.
+        """
         given = self._bundle.given
+        if self.deletable:
+            if not isinstance(given, Classifier) or given.recipe is None:
+                raise Mismatch(
+                    f"{self.model}: deletable={self.deletable} trains a classifier from its given weights on, and this is {'one without a recipe' if isinstance(given, Classifier) else type(given).__name__}; return a plain module that classifies, and define fit(module, batches, seed)"
+                )
+            start = replace(given.clone(), build=partial(copy.deepcopy, given.module))
+            made: Subject = self.owned(start, rng)
+            return made
         if isinstance(given, Trains) and given.recipe is not None:
             return given.fresh(rng)
         return given.clone()
 
     def original(self) -> Subject | None:
         """See `Scenario.original`."""
+        if self.deletable:
+            return None
         if not self.train:
             return self._bundle.given.clone()
         if not isinstance(self._bundle.given, Trains) or self._bundle.given.recipe is None:
