@@ -13,6 +13,7 @@ WITHOUT_INTERVAL = {
     "collapse": "a flag", "memory": "a cost", "read": "a cost", "run-time": "a cost", "relearn": "a count of steps",
     "weight-distance": "of weights, not of examples", "per-class": "a largest value; its classes are in the table",
     "avg-gap": "its columns have intervals", "mia-logistic": "parity", "mia-svc": "parity",
+    "mia-grid": "parity",
 }  # fmt: skip
 NAMES = [n for n in metrics.names() if metrics.listing(n).needs in ("", *offers("classifier"))]
 IDEAL = {
