@@ -16,6 +16,7 @@ from unlearn.ops.ensembles import (
     epsilon,
     epsilon_of,
     epsilon_of_comparator,
+    epsilon_released,
     forgetting_quality,
     klom,
     klom_gauss,
@@ -162,6 +163,63 @@ def test_epsilon_is_made_in_parts(monkeypatch):
     whole = epsilon(u, o, double=True)
     monkeypatch.setattr("unlearn.ops.ensembles.PAIRS", 700)
     assert torch.equal(epsilon(u, o, double=True), whole)
+
+
+def challenge(unlearned, retrained):
+    """The challenge's loops over thresholds for one example, with numpy's numbers, and its score in buckets."""
+    retrain_is_positive = np.median(retrained) > np.median(unlearned)
+    pos, neg = (retrained, unlearned) if retrain_is_positive else (unlearned, retrained)
+    sizes = [np.ptp(pos), np.ptp(neg)]
+    if min(sizes) / max(sizes) < 0.01:
+        return 50.0
+    peaked, wide = (neg, pos) if sizes[0] >= sizes[1] else (pos, neg)
+    width, rules = min(sizes), []
+    low, high = peaked.min() + width - 2, peaked.max() + 2
+    for right in np.linspace(low, high, int(np.ceil((high - low) * 100))):
+        left = np.linspace(right - width - 2, right - width + 2, 400)[:, None]
+        rules.append([((left <= v) & (v <= right)).mean(1) for v in (peaked, wide)])
+    both = np.concatenate([pos, neg])
+    cuts = np.linspace(both.min(), both.max(), int(np.ceil(np.ptp(both) * 100)))[:, None]
+    rules.append([(v >= cuts).mean(1) for v in (pos, neg)])
+    tpr, fpr = (np.concatenate(part) for part in zip(*rules, strict=True))
+    fnr = 1 - tpr
+    if ((fpr == 0) & (fnr == 0)).any():
+        return 50.0
+    fpr, fnr = (r[(fpr > 0) & (fnr > 0)] for r in (fpr, fnr))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [np.log(1 - 1e-5 - a) - np.log(b) for a, b in ((fpr, fnr), (fnr, fpr))]
+        return float(np.clip(np.nanmax(ratios), 0, 50))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 9.0])
+def test_the_released_epsilon_is_that_of_its_loops(shift):
+    rng = np.random.default_rng(3)
+    u, o = rng.normal(shift, 1.5, (24, 5)), rng.normal(0, 1, (24, 5))
+    u[:, 4] = 0.25  # far narrower than the oracles
+    found = epsilon_released(torch.as_tensor(u), torch.as_tensor(o)).tolist()
+    assert found == pytest.approx([challenge(u[:, k], o[:, k]) for k in range(5)], rel=1e-6)
+    assert found[4] == CAP and all(0 < e <= CAP for e in found)
+    assert epsilon_released(torch.ones(5, 1), torch.ones(5, 1)).tolist() == [0]
+
+
+def test_the_released_floor_is_what_was_seen_of_six_examples():
+    """0.156 at 128 models, of the released code without its error: one mean of six examples, as wide as these."""
+    rng = torch.Generator().manual_seed(5)
+    u, o = (torch.randn(128, 72, generator=rng) for _ in range(2))
+    quality = forgetting_quality(epsilon_released(u, o), 128)
+    sixes = quality.reshape(12, 6).mean(1)
+    assert sixes.min() < 0.1563 < sixes.max(), sixes
+    assert float(quality.mean()) == pytest.approx(0.156, abs=2 * float(quality.std()) / 6**0.5)
+    exact = forgetting_quality(epsilon(u, o, double=True), 128).mean()
+    single = forgetting_quality(epsilon(u, o), 128).mean()
+    assert exact < quality.mean() < single, "fewer attacks than all by two thresholds, more than by one"
+
+
+def test_the_released_form_of_the_metric(world):
+    scores = {s.name: s for s in Epsilon(form="challenge@released", models=4).score_of(world())}
+    plain = {s.name: s for s in Epsilon(models=4, double=True).score_of(world())}
+    assert {s.variant for s in scores.values()} == {"challenge@released"} and scores.keys() == plain.keys()
+    assert scores["epsilon/score"].value >= plain["epsilon/score"].value, "all thresholds by two are at least as many attacks"
 
 
 @pytest.mark.parametrize(

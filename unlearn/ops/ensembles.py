@@ -14,6 +14,7 @@ from unlearn.ops.enough import enough
 
 CLIP = 100.0  # of margins
 TINY = 1e-5  # of shares in KLoM, and δ in ε
+BUFFER = 2.0  # by which the challenge's thresholds leave the range of margins
 CAP = 50.0  # of ε, which is infinite where two sets do not overlap
 PAIRS = 2**24  # numbers that are held at once
 
@@ -169,6 +170,64 @@ def epsilon(u: Tensor, o: Tensor, double: bool = False, delta: float = TINY) -> 
     step = max(1, PAIRS // len(open_) ** 2)
     parts = zip(*(t.split(step, 1) for t in (*sides, open_)), strict=True)
     return torch.cat([_between(some_u, some_o, some, delta) for some_u, some_o, some in parts])
+
+
+def epsilon_released(u: Tensor, o: Tensor, delta: float = TINY) -> Tensor:
+    """ε by the thresholds of the challenge's released code, its failing assertion repaired, with shape (N,).
+
+    A hundred thresholds to a unit of margin. An attack by one calls those above it the set with the larger median. One by
+    two calls those between them the set with the smaller range, their distance that range up to 2 more or less, the upper
+    one no more than 2 off what this allows. Where one range is less than a hundredth of the other, ε is 50.
+
+    Args:
+        u: Margins of M unlearned models, with shape (M, N).
+        o: Margins of as many oracles, with shape (M, N).
+        delta: δ.
+
+    Raises:
+        BadValue: If there are fewer than two of either.
+
+    References:
+        Triantafillou et al., 2024, arXiv:2406.09073
+
+    Differences from the authors' released code:
+        Theirs asserts the truth of an array and stops. Thresholds are float64, and 0 is said of what no threshold tells.
+    """
+    enough("ε", 2, unlearned=len(u), oracles=len(o))
+    u, o = u.double(), o.double()
+    swap = o.quantile(0.5, 0) > u.quantile(0.5, 0)
+    above, below = torch.where(swap, o, u), torch.where(swap, u, o)
+    return torch.stack([_released(*pair, delta) for pair in zip(above.T, below.T, strict=True)])
+
+
+def _released(above: Tensor, below: Tensor, delta: float) -> Tensor:
+    """ε of one example from margins (M,) of the set with the larger median and of the other."""
+    above, below = above.sort().values, below.sort().values
+    ranges = [float(x[-1] - x[0]) for x in (above, below)]
+    if min(ranges) < 0.01 * max(ranges):
+        return torch.tensor(CAP, dtype=torch.float64)
+    peaked, other = (below, above) if ranges[0] >= ranges[1] else (above, below)
+    width = min(ranges)
+    upper = _thresholds(float(peaked[0]) + width - BUFFER, float(peaked[-1]) + BUFFER)
+    off = _thresholds(-BUFFER, BUFFER)
+    lower = (upper[:, None] - width + off).flatten()
+    upper = upper.repeat_interleave(len(off))
+    single = _thresholds(float(min(above[0], below[0])), float(max(above[-1], below[-1])))
+    pairs = [(_between_share(peaked, lower, upper), _between_share(other, lower, upper))]
+    pairs.append((_between_share(above, single), _between_share(below, single)))
+    hits, alarms = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return epsilon_of(alarms, 1 - hits, delta).max().clamp_max(CAP)
+
+
+def _thresholds(low: float, high: float) -> Tensor:
+    """A hundred to a unit, both ends among them; at least the lower one."""
+    return torch.linspace(low, high, max(1, math.ceil((high - low) * 100)), dtype=torch.float64)
+
+
+def _between_share(x: Tensor, low: Tensor, high: Tensor | None = None) -> Tensor:
+    """Share of sorted values (M,) from each lower threshold (T,) up to the upper one, both included."""
+    upto = len(x) if high is None else torch.searchsorted(x, high, side="right")
+    return (upto - torch.searchsorted(x, low)).clamp_min(0).double() / len(x)
 
 
 def _between(below_u: Tensor, below_o: Tensor, cut: Tensor, delta: float) -> Tensor:
