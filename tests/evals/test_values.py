@@ -179,6 +179,36 @@ def test_too_few_examples_promise_nothing(world):
     assert pinball(torch.tensor([3.0]), 1.0, 0.1).tolist() == pytest.approx([(0.95 * 2 + 0.05 * 4) / 2])
 
 
+def constant(value):
+    """Says one value of everything, by one weight."""
+    module = torch.nn.Sequential(torch.nn.Linear(5, 1))
+    with torch.no_grad():
+        module[0].weight.zero_().requires_grad_(False)
+        module[0].bias.fill_(value)
+    return Regressor(module, error="absolute")
+
+
+def test_the_released_anamnesis_index_has_a_reference_that_has_learnt_already(world):
+    """Adam on |b| goes a step size at a time: from 1.0 to at most 0.105 in nine steps of 0.1, from 0.55 in five.
+
+    The oracle takes nine in the first row. In the second it starts where it is, and the least that is counted is one.
+    """
+    ev = world(**{who: constant(b) for who, b in (("original", 0.1), ("unlearned", 0.55), ("oracle", 1.0), ("oracle2", 1.0))})  # fmt: skip
+    ev.handles["forget"].source.y.zero_()
+    knobs = {"lr": 0.1, "batch_size": 30, "cap": 40}
+    [score] = metrics.get("anamnesis")(**knobs, form="in-place@released").score_of(ev)
+    assert score.original == pytest.approx(1 / 9) and score.value == 5 / 1
+    assert score.variant == "in-place@released" and "9 steps in the first row and 1 more" in score.note
+    left = [ev.subjects[who].module[0].bias.detach() for who in ("unlearned", "oracle")]
+    assert torch.cat(left).tolist() == pytest.approx([0.55, 1]), "what is displayed has learnt nothing"
+    copies = {s.name: s for s in metrics.get("anamnesis")(**knobs).score_of(ev)}["anamnesis/ain"]
+    assert copies.value == pytest.approx((5 + 0.01) / (9 + 0.01)), "what the method left, with a fresh oracle"
+    assert (
+        metrics.get("anamnesis")(form="in-place@released").score_of(world(oracle=None, oracle2=None))[0].value
+        is None
+    )
+
+
 def test_relearning_copies_the_models_and_counts_epochs_by_a_plain_loop(world):
     ev = world()
     before = {who: [p.clone() for p in s.module.parameters()] for who, s in ev.subjects.items()}
