@@ -147,6 +147,25 @@ def test_no_oracle_and_tiny_sets():
     assert set(data["roc"]["tpr"]) == {"original", "unlearned"}
 
 
+def test_neighbours_are_where_the_oracle_puts_the_forgotten():
+    """By a loop; without an oracle it is the original that assigns them, and without held-out ones nobody."""
+    for oracle in (True, False):
+        ev = evidence(oracle=oracle)
+        assert "neighbours" not in figures.collect(ev)["classes"]
+        ev = evidence(oracle=oracle)
+        ev.views["test_forget"] = View("test", torch.arange(1, 30, CLASSES))
+        module = ev.subjects["oracle" if oracle else "original"].module
+        with torch.no_grad():
+            module[3].bias[1] -= 0.6  # without it, the oracle puts all of class 1 there
+        data = figures.collect(ev)["classes"]
+        found = [0.0] * CLASSES
+        for k in range(1, 30, CLASSES):  # all of class 1
+            said = int(module(ev.handles["test"].source.x[k : k + 1]).argmax())
+            found[said] += 0.1 * (said != 1)
+        assert data["by"] == ("oracle" if oracle else "original") and sum(found) > 0
+        assert data["neighbours"] == pytest.approx(found) and data["neighbours"][1] == 0
+
+
 def test_a_regressor_has_losses_and_no_classes():
     rng = torch.Generator().manual_seed(0)
     subjects = {n: Regressor(network(k, 1)) for k, n in enumerate(("original", "unlearned"))}

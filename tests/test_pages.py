@@ -14,7 +14,7 @@ from rich.console import Console
 
 from unlearn.errors import BadData
 from unlearn.registry import metrics
-from unlearn.report import Report, html, markdown, published, reproduce, schema, table
+from unlearn.report import Report, damage, html, markdown, published, recovery, reproduce, schema, table
 from unlearn.report.summary import groups, number
 from unlearn.report.verdict import CRITERIA, LIMITS, judge
 from unlearn.score import Aim, Score
@@ -284,9 +284,92 @@ def test_the_table_shows_the_headline_alone_and_takes_no_name_for_markup():
 def test_markdown_has_well_formed_tables():
     blocks = markdown.render([report("a|b"), report("ssd")]).split("\n\n")
     tables = [b.splitlines() for b in blocks if b.startswith("|")]
-    assert [len({len(re.findall(r"(?<!\\)\|", row)) for row in t}) for t in tables] == [1, 1, 1]
+    assert [len({len(re.findall(r"(?<!\\)\|", row)) for row in t}) for t in tables] == [1] * 5
     assert any(r"a\|b" in row for row in tables[0])
     assert any("accuracy/forget" in row and "**0.040**" in row and "0.030" in row for row in tables[1])
+
+
+# What each class lost, and what comes back
+
+LOST = {"names": ["ant", "bee", "cat", "dog"], "removed": [1], "n": [10, 10, 10, 0], "by": "oracle",
+        "neighbours": [0.7, 0.0, 0.1, 0.2], "accuracy": {"original": [0.9, 1.0, 0.8, None], "unlearned": [0.6, 0.1, 0.9, None],
+                                                         "oracle": [0.9, 0.0, 0.8, None]}}  # fmt: skip
+
+
+def harmed(seed=0, **changes):
+    return report(seed=seed, figures={"classes": {**LOST, **changes}})
+
+
+def test_classes_are_sorted_by_what_they_lost_behind_the_forgotten():
+    found = damage.damage([harmed()])
+    assert [(r.name, r.removed, r.n, round(r.drop, 6), r.share) for r in found.rows] == [
+        ("bee", True, 10, 0.9, 0.0), ("ant", False, 10, 0.3, 0.7), ("cat", False, 10, -0.1, 0.1)
+    ]  # fmt: skip
+    assert found.models == ("original", "unlearned", "oracle") and (found.hidden, found.seeds) == (0, 1)
+
+
+def test_classes_are_means_over_seeds_where_the_same_is_forgotten():
+    other = {**LOST["accuracy"], "unlearned": [0.8, 0.3, 0.8, None]}
+    found = damage.damage([harmed(), harmed(1, accuracy=other, neighbours=[0.5, 0.0, 0.3, 0.2])])
+    assert [(r.name, round(r.drop, 6), r.share) for r in found.rows[1:]] == [
+        ("ant", 0.2, 0.6),
+        ("cat", -0.05, 0.2),
+    ]
+    assert found.seeds == 2 and "Means over 2 seeds." in found.words
+    apart = damage.damage([harmed(), harmed(1, removed=[0])])
+    assert apart.seeds == 1 and apart.rows == damage.damage([harmed()]).rows, (
+        "another class: only the first seed"
+    )
+
+
+def test_many_classes_are_cut_but_for_neighbours():
+    n = 40
+    lost = {"original": [1.0] * n, "unlearned": [k / n for k in range(n)]}
+    near = [0.0] * (n - 1) + [0.15]
+    found = damage.damage([harmed(names=list(map(str, range(n))), removed=[], n=[9] * n, accuracy=lost, by="original", neighbours=near)])  # fmt: skip
+    assert [r.name for r in found.rows] == [*map(str, range(20)), "39"] and found.hidden == 19
+    assert "19 classes" in found.words and "the original assigns" in found.words
+    assert damage.damage([report(figures={})]) is None
+
+
+def test_the_page_and_the_markdown_show_each_class():
+    page = Page(html.render([harmed()])).said
+    assert "Class by class" in page and "bee forgotten, n = 10 100.0 % 10.0 % 0.0 % 90.0 %" in page
+    assert "ant n = 10 90.0 % 60.0 % 90.0 % 30.0 % 70.0 %" in page
+    assert page.index("bee forgotten") < page.index("ant n = 10") < page.index("cat n = 10")
+    text = markdown.render([harmed()])
+    assert "| class | n | original | unlearned | oracle | drop | neighbour |" in text
+    assert "| ant | 10 | 90.0 % | 60.0 % | 90.0 % | 30.0 % | 70.0 % |" in text
+    assert "| bee (forgotten) | 10 | 100.0 % | 10.0 % | 0.0 % | 90.0 % |  |" in text
+    silent = markdown.render([harmed(by="", neighbours=None)])
+    assert "| class | n | original | unlearned | oracle | drop |\n" in silent
+
+
+def test_what_comes_back_is_one_table_in_one_order():
+    names = ("recovery/8-bit", "recovery/pruned", "recovery/pruned/0.5", "relearn/ain", "relearn/steps", "recovery/4-bit",
+             "recovery/relearnt", "recovery/relearnt/64")  # fmt: skip
+    tried = [Score(name=n, metric=n.split("/")[0], value=0.25, original=0.75, reference=0.5, floor=0.125, aim=Aim.MATCH,
+                   note="16 examples learnt again; accuracy after each step: unlearned 0.1; oracle 0.2" if "relearnt" in n else "")
+             for n in names]  # fmt: skip
+    one = report(scores=(*report().scores, *tried))
+    order = ["recovery/relearnt", "recovery/relearnt/64", "relearn/steps", "relearn/ain", "recovery/8-bit", "recovery/4-bit",
+             "recovery/pruned", "recovery/pruned/0.5"]  # fmt: skip
+    assert [c.name for _, c in recovery.recovered(groups([one])[0])] == order
+    page, text = Page(html.render([one])).said, markdown.render([one])
+    part = page[page.index("What comes back") :]
+    assert (
+        "what is tried original unlearned oracle floor" in part
+        and "anamnesis index relearn/ain 0.750 0.250 0.500 0.125" in part
+    )
+    assert "accuracy after each step: unlearned 0.1; oracle 0.2 0.750 0.250 0.500 0.125" in part
+    [rows] = [
+        b.splitlines()
+        for b in text.split("\n\n")
+        if b.startswith("| what comes back | original | unlearned | oracle | floor |")
+    ]
+    assert [n in row for n, row in zip(order, rows[2:], strict=True)] == [True] * 8
+    assert "| 0.750 | **0.250** | 0.500 | 0.125 |" in rows[2] and "oracle 0.2" in rows[2]
+    assert "What comes back" not in Page(html.render([report()])).said
 
 
 # JSON

@@ -212,7 +212,11 @@ def _roc(ev: Evidence, signal: Signal) -> Data:
 
 
 def _classes(ev: Evidence) -> Data:
-    """Accuracy of each class on the test set; None where it has no test example."""
+    """Accuracy of each class on the test set; None where it has no test example.
+
+    Where held-out examples of what is forgotten are told apart, `neighbours` says what share of them the oracle, or the
+    original where there is none, assigns to each class that is not their own.
+    """
     y = ev.y("test")
     subject = ev.subjects["unlearned"]
     if not isinstance(subject, Classifies) or y.is_floating_point() or y.ndim != 1:
@@ -228,6 +232,11 @@ def _classes(ev: Evidence) -> Data:
         hits = torch.bincount(y, weights=ev.correct(who, "test").double(), minlength=subject.classes)
         rates = zip(hits.tolist(), count.tolist(), strict=True)
         made["accuracy"][who] = [round(h / n, 5) if n else None for h, n in rates]
+    if "test_forget" in ev.views and len(gone := ev.y("test_forget")):
+        made["by"] = "oracle" if ev.has_oracle else "original"
+        said = ev.outputs(made["by"], "test_forget").argmax(1)
+        taken = torch.bincount(said[said != gone], minlength=subject.classes).double() / len(gone)
+        made["neighbours"] = [round(v, 5) for v in taken.tolist()]
     return made
 
 

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unlearn.bench import Bench
+from unlearn.errors import BadValue
 from unlearn.evals.accuracy import Accuracy
 from unlearn.evals.cka import Cka
 from unlearn.evals.downstream import Downstream
@@ -132,8 +133,13 @@ def test_a_few_examples_bring_back_what_only_the_last_layer_forgot(ev):
         ev.subjects["unlearned"].module.linear.bias[3] = -3
     found = of(Recovery(), ev)
     again = found["recovery/relearnt"]
-    curve = [float(v) for v in again.note.removeprefix("after each step: ").split(", ")]
-    assert len(curve) == 10 and again.value == pytest.approx(sum(curve) / 10, abs=0.01)
+    said, *curves = again.note.replace(": ", "; ").split("; ")
+    assert said == "16 examples learnt again" and curves[0] == "accuracy after each step"
+    drawn = {who: [float(v) for v in text.split(", ")] for who, text in (c.split(" ", 1) for c in curves[1:])}
+    assert {who: len(curve) for who, curve in drawn.items()} == {"unlearned": 10, "oracle": 10}
+    curve = drawn["unlearned"]
+    assert again.value == pytest.approx(sum(curve) / 10, abs=0.01)
+    assert again.reference == pytest.approx(sum(drawn["oracle"]) / 10, abs=0.01)
     assert curve[-1] > 0.9 and again.original >= again.value > again.reference + 0.1
     assert set(found) == {f"recovery/{n}" for n in ("8-bit", "4-bit", "pruned", "relearnt")}
     assert (
@@ -149,6 +155,19 @@ def test_a_few_examples_bring_back_what_only_the_last_layer_forgot(ev):
             batch = next(ev.handles["forget"].batches(10_000))
             right = (subject.outputs(batch).argmax(1) == batch.y).double().mean()
         assert found[f"recovery/{name}"].original == pytest.approx(float(right))
+
+
+def test_further_budgets_and_levels_are_scores_of_their_own(ev):
+    found = of(Recovery(budgets=(4, 64), shares=(0.6,)), ev)
+    plain = of(Recovery(), ev)
+    assert set(found) - set(plain) == {"recovery/relearnt/4", "recovery/relearnt/64", "recovery/pruned/0.6"}
+    assert all(found[name] == score for name, score in plain.items())
+    assert of(Recovery(examples=4), ev)["recovery/relearnt"].value == found["recovery/relearnt/4"].value
+    assert of(Recovery(share=0.6), ev)["recovery/pruned"].value == found["recovery/pruned/0.6"].value
+    assert found["recovery/relearnt/64"].n == len(ev.y("forget")) - 64
+    for wrong in ({"shares": (1.0,)}, {"budgets": (4, 0)}):
+        with pytest.raises(BadValue, match="recovery: shares must be >= 0 and < 1 and budgets >= 1, got"):
+            Recovery(**wrong).measure(ev)
 
 
 def test_pruning_is_by_size():

@@ -8,11 +8,14 @@ from typing import Any
 
 from unlearn.errors import StoreError
 from unlearn.report import Report, completion, draw, grid
+from unlearn.report.damage import damage
 from unlearn.report.held import held
 from unlearn.report.published import SOURCE, published
+from unlearn.report.recovery import HINT, recovered
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Cell, Group, groups, number, planned, seeds_text, spread
 from unlearn.report.verdict import LIMITS, concluded, criteria, overall
+from unlearn.report.words import per_cent
 from unlearn.store import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -28,7 +31,7 @@ def render(reports: Sequence[Report]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(number=number, percent=_per_cent, spread=spread, tied=tied)
+    env.filters.update(number=number, percent=per_cent, spread=spread, tied=tied)
     found = groups(reports)
     return env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title(found),
@@ -99,6 +102,9 @@ def section(group: Group, key: str) -> Data:
         "lead": _lead(group),
         "tiles": _tiles(group),
         "policy": held(group.reports),
+        "recovered": recovered(group),
+        "recovery_hint": HINT,
+        "damage": damage(group.reports),
         "strip": strip,
         "drawings": grid.drawings(first.figures.get("drawings")),
         "completions": grid.completions(first.figures.get("completions")),
@@ -194,12 +200,12 @@ def _tiles(group: Group) -> list[Data]:
     by, unit = group.yardstick, group.forget.score.unit if group.forget else ""
     first, second = (f"{name}, {unit}" if unit else name for name in by.tiles)
     named = [
-        ("Drawings of the concept that show another", group.cell("erasure/ua"), _per_cent),
-        ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), _per_cent),
-        ("Neighbours drawn right, other axes", group.cell("erasure/cross-domain"), _per_cent),
-        ("Drawings that show nothing", group.cell("erasure/nothing"), _per_cent),
+        ("Drawings of the concept that show another", group.cell("erasure/ua"), per_cent),
+        ("Neighbours drawn right, same axis", group.cell("erasure/in-domain"), per_cent),
+        ("Neighbours drawn right, other axes", group.cell("erasure/cross-domain"), per_cent),
+        ("Drawings that show nothing", group.cell("erasure/nothing"), per_cent),
         ("Error in forgotten images", group.cell("completion/mse/forget"), number),
-        ("Forgotten images that a judge recognises", group.cell("completion-accuracy/forget"), _per_cent),
+        ("Forgotten images that a judge recognises", group.cell("completion-accuracy/forget"), per_cent),
         ("Error in held-out images of the rest", completion.held_out(group), number),
         (first, group.forget, by.short),
         (second, group.held_out, by.short),
@@ -221,10 +227,6 @@ def _tiles(group: Group) -> list[Data]:
             }
         )
     return tiles
-
-
-def _per_cent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _seconds(group: Group) -> float:

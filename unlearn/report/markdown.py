@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 
 from unlearn.report import Report
+from unlearn.report.damage import damage
 from unlearn.report.held import held
+from unlearn.report.recovery import HINT, recovered
 from unlearn.report.reproduce import command
 from unlearn.report.summary import Group, bounds, groups, in_floors, number, planned, seeds_text, spread
 from unlearn.report.verdict import concluded, criteria, verdict
+from unlearn.report.words import per_cent
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -82,7 +85,7 @@ def _section(group: Group, alone: bool) -> list[str]:
         f"## {escape(group.label)}", "", *([] if alone else [f"{concluded(group).words}. {escape(concluded(group).text)}", ""]),
         *_table(columns, rows), "",
         f"Unlearning took {costs.seconds:.2f} s{lent}{oracle}; {100 * costs.changed:.1f} % of the parameters changed; {seeds_text(group)}.{took}",
-        *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
+        *_recovered(group), *_damage(group), *_policy(group), "", *_code([command(r) for r in group.reports]), *(["", *notes] if notes else []),
     ]  # fmt: skip
 
 
@@ -96,6 +99,32 @@ def _policy(group: Group) -> list[str]:
         for line in found.lines
     ]
     return ["", escape(found.words), "", *_table(["criterion", "state", "numbers"], rows)]
+
+
+def _recovered(group: Group) -> list[str]:
+    """Lines of a table of what was tried to bring the forgotten back."""
+    rows = [
+        [f"{escape(words)} ({escape(c.name)})", number(c.original), f"**{spread(c)}**", number(c.reference), number(c.floor),
+         escape(c.score.note)]
+        for words, c in recovered(group)
+    ]  # fmt: skip
+    columns = ["what comes back", "original", "unlearned", "oracle", "floor", "note"]
+    return ["", HINT, "", *_table(columns, rows)] if rows else []
+
+
+def _damage(group: Group) -> list[str]:
+    """Lines of a table of what each class lost."""
+    found = damage(group.reports)
+    if found is None:
+        return []
+    by = ["neighbour"] if found.by else []
+    rows = [
+        [escape(row.name) + (" (forgotten)" if row.removed else ""), str(row.n),
+         *(per_cent(row.accuracy[who]) for who in found.models), per_cent(row.drop),
+         *(["" if row.removed else per_cent(row.share)] if by else [])]
+        for row in found.rows
+    ]  # fmt: skip
+    return ["", found.words, "", *_table(["class", "n", *found.models, "drop", *by], rows)]
 
 
 def _code(lines: Sequence[str]) -> list[str]:

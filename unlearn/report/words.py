@@ -8,6 +8,11 @@ def percent(value: float | None) -> str:
     return "an unknown share" if value is None else f"{100 * value:.1f} %"
 
 
+def per_cent(value: float | None) -> str:
+    """A share as a percentage, for tables; a dash for what is not known."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
 def number(value: float | None) -> str:
     """A number for tables; a dash for what is not known.
 
