@@ -15,7 +15,7 @@ from unlearn.crew import Job, faster, measured, train_all
 from unlearn.errors import UnlearnError
 from unlearn.patch import load_tensors
 from unlearn.pool import Pool
-from unlearn.runtime import Run, threads
+from unlearn.runtime import Part, Run, Silent, threads
 from unlearn.scenario import parse
 from unlearn.store import Store, address
 
@@ -36,6 +36,28 @@ def jobs(pool, n=4):
         keep[torch.randperm(size, generator=torch.Generator().manual_seed(k))[: size // 2]] = True
         made.append(Job(keep, 100 + k))
     return made
+
+
+def nowhere(models):
+    """The progress of some models, shown nowhere."""
+    return Part(Silent(), 0, models)
+
+
+class Recorded:
+    """Progress that keeps what it is told."""
+
+    def __init__(self):
+        self.started, self.moves, self.stopped = [], [], []
+
+    def start(self, label, total):
+        self.started.append((label, total))
+        return len(self.started)
+
+    def advance(self, task, by=1.0):
+        self.moves.append((task, by))
+
+    def stop(self, task):
+        self.stopped.append(task)
 
 
 def weights(models):
@@ -66,6 +88,30 @@ def test_side_by_side_they_are_what_the_recipe_makes_of_them_together(tmp_path):
     for s, b in zip(expected, found, strict=True):
         assert all(torch.equal(p, b[n]) for n, p in s.module.state_dict().items())
     assert not torch.equal(found[0]["conv1.weight"], found[1]["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("way", "steps"), [("alone", 4 * [1 / 2, 1 / 2]), ("side-by-side", [2, 2]), ("processes", None)]
+)
+def test_one_bar_moves_epoch_by_epoch_to_its_end(tmp_path, way, steps):
+    """Four models of two epochs: half a model for each epoch alone, two models for one of all side by side."""
+    pool = pool_at(tmp_path, "digits/class=3,epochs=2")
+    pool.progress = seen = Recorded()
+    train_all(pool, jobs(pool), "half-in", way)
+    assert seen.started == [("train 4 half-in models", 4)] and seen.stopped == [1]
+    moves = [by for task, by in seen.moves if task == 1]
+    assert len(moves) == len(seen.moves) and moves == pytest.approx(steps or 8 * [1 / 2]) and sum(moves) == 4
+    train_all(pool, jobs(pool), "half-in", way)
+    assert len(seen.started) == 1, "nothing is left to show"
+
+
+def test_a_bar_of_a_crowd_that_fails_is_taken_away(tmp_path, monkeypatch):
+    pool = pool_at(tmp_path)
+    pool.progress = seen = Recorded()
+    monkeypatch.setattr(Pool, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_all(pool, jobs(pool), "half-in", "side-by-side")
+    assert len(seen.started) == len(seen.stopped) == 1
 
 
 def test_what_is_there_is_not_made_again(alone, tmp_path, monkeypatch):
@@ -101,7 +147,7 @@ def test_what_a_process_says_is_said(tmp_path):
     pool = pool_at(tmp_path)
     broken = Job(torch.zeros(len(pool.material.train.rows), dtype=torch.bool), 0)
     with pytest.raises(UnlearnError, match="nothing would be left to train on"):
-        list(crew._in_processes(pool, [broken], "half-in"))
+        crew._in_processes(pool, [broken], "half-in", nowhere)
 
 
 def test_a_process_that_is_gone_is_one_line(tmp_path, monkeypatch):
@@ -113,7 +159,7 @@ def test_a_process_that_is_gone_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", gone)
     with pytest.raises(UnlearnError, match="ended before it was done; free memory, or try again"):
-        list(crew._in_processes(pool, jobs(pool, 2), "half-in"))
+        crew._in_processes(pool, jobs(pool, 2), "half-in", nowhere)
 
 
 SCRIPT = """
@@ -121,13 +167,14 @@ SCRIPT = """
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     from test_crew import jobs, pool_at
-    from unlearn.crew import train_all
+    from unlearn import crew
+    crew.SIDE_BY_SIDE = 2
     pool = pool_at(Path({store!r}), "digits/class=3,epochs=2")
-    train_all(pool, jobs(pool, 5), "half-in", {way!r})
+    crew.train_all(pool, jobs(pool, 5), "half-in", {way!r})
 """
 
 
-@pytest.mark.parametrize("way", ["processes", "alone"])
+@pytest.mark.parametrize("way", ["processes", "alone", "side-by-side"])
 def test_a_killed_pool_goes_on_where_it_was(tmp_path, way):
     """A real SIGKILL once something is done: what is there stays, nothing is damaged, the rest is made."""
     store, tests = Store(tmp_path / "store"), str(Path(__file__).parent)
@@ -139,7 +186,7 @@ def test_a_killed_pool_goes_on_where_it_was(tmp_path, way):
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {e.address: e.path.stat().st_mtime_ns for e in store.entries("trained")}
-    assert done and all(not store.damage(e) for e in store.entries("trained"))
+    assert 0 < len(done) < 5 and all(not store.damage(e) for e in store.entries("trained"))
     pool = pool_at(store.root, "digits/class=3,epochs=2")
     models = train_all(pool, jobs(pool, 5), "half-in", way)
     wanted = [address(pool.recipe(j.keep, j.seed)) for j in jobs(pool, 5)]

@@ -6,6 +6,7 @@ interrupted goes on where it was. Which way is faster is measured before, and th
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import queue
@@ -27,11 +28,15 @@ from unlearn.ops.fast import Fast
 from unlearn.ops.recipe import SGD
 from unlearn.pool import Model, Pool
 from unlearn.provenance import plugin_path
-from unlearn.runtime import Run, seeded_globals, threads
+from unlearn.runtime import Part, Run, seeded_globals, threads
 from unlearn.store import read_json
 from unlearn.subject import Classifies
 
 Way = Literal["alone", "side-by-side", "processes"]
+Parts = Callable[[float], Part]
+"""Makes the progress of so many models of a crowd."""
+Said = BaseException | float | None
+"""What a process says: what went wrong, how much more of a model is done, or that one is."""
 SIDE_BY_SIDE = 8  # models in one network
 WORTH = 3  # models from which on it pays to do anything but train one after another
 STARTING = 6.0  # seconds that a process takes to start
@@ -64,11 +69,14 @@ def train_all(pool: Pool, jobs: Sequence[Job], what: str, way: Way | None = None
         UnlearnError: If a model cannot be trained; those that were done before are kept.
     """
     if todo := missing(pool, jobs):
-        chosen = way or faster(pool, todo)
-        run = Run(device=pool.device, progress=pool.progress, task=f"train {len(todo)} {what} models")
-        make = {"alone": _alone, "side-by-side": _side_by_side, "processes": _in_processes}[chosen]
-        for _ in run.track(make(pool, todo, what), "train", len(todo)):
-            pass
+        make = {"alone": _alone, "side-by-side": _side_by_side, "processes": _in_processes}[
+            way or faster(pool, todo)
+        ]
+        task = pool.progress.start(f"train {len(todo)} {what} models", len(todo))
+        try:
+            make(pool, todo, what, lambda models: Part(pool.progress, task, models))
+        finally:
+            pool.progress.stop(task)
     return [pool.trained(j.keep, j.seed, what) for j in jobs]
 
 
@@ -156,25 +164,27 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _alone(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+def _alone(pool: Pool, jobs: Sequence[Job], what: str, part: Parts) -> None:
     for job in jobs:
-        pool.trained(job.keep, job.seed, what)
-        yield
+        one = copy.copy(pool)
+        one.progress = bar = part(1)
+        one.trained(job.keep, job.seed, what)
+        bar.close()
 
 
-def _side_by_side(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+def _side_by_side(pool: Pool, jobs: Sequence[Job], what: str, part: Parts) -> None:
     """Trains equally many examples in one network, `SIDE_BY_SIDE` models at a time."""
     for k in range(0, len(jobs), SIDE_BY_SIDE):
         some = jobs[k : k + SIDE_BY_SIDE]
         subjects: list[Any] = [pool.fresh(j.seed) for j in some]
         handles = [pool.shelf.of(pool.material.train, j.keep) for j in some]
-        started = time.perf_counter()
+        bar, started = part(len(some)), time.perf_counter()
         with seeded_globals(some[0].seed, pool.device):
-            subjects[0].recipe.fit_together(subjects, handles, [Run(j.seed, pool.device) for j in some])
+            subjects[0].recipe.fit_together(subjects, handles, [Run(j.seed, pool.device, bar) for j in some])
         seconds = (time.perf_counter() - started) / len(some)
         for job, subject in zip(some, subjects, strict=True):
             _publish(pool, job, subject, seconds, what)
-            yield
+        bar.close()
 
 
 def _publish(pool: Pool, job: Job, subject: Classifies, seconds: float, what: str) -> None:
@@ -185,19 +195,26 @@ def _publish(pool: Pool, job: Job, subject: Classifies, seconds: float, what: st
     )
 
 
-def _in_processes(pool: Pool, jobs: Sequence[Job], what: str) -> Iterator[None]:
+def _in_processes(pool: Pool, jobs: Sequence[Job], what: str, part: Parts) -> None:
     """Trains in as many processes as there are cores, each model with one thread."""
     todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Said] = queue.SimpleQueue()
     for job in jobs:
         todo.put(job)
+    left, bar = len(jobs), part(len(jobs))
+    all_ = bar.start("", len(jobs))
     with _crew(pool, min(cores(), len(jobs))) as crew:
         for process in crew:
             threading.Thread(target=_serve, args=(process, todo, done, what), daemon=True).start()
-        for _ in jobs:
-            if (failed := done.get()) is not None:
-                raise failed
-            yield
+        while left:
+            said = done.get()
+            if isinstance(said, BaseException):
+                raise said
+            if said is None:
+                left -= 1
+            else:
+                bar.advance(all_, said)
+    bar.close()
 
 
 @contextmanager
@@ -225,33 +242,28 @@ def _crew(pool: Pool, size: int) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def _serve(
-    process: subprocess.Popen[str],
-    todo: queue.SimpleQueue[Job],
-    done: queue.SimpleQueue[BaseException | None],
-    what: str,
+    process: subprocess.Popen[str], todo: queue.SimpleQueue[Job], done: queue.SimpleQueue[Said], what: str
 ) -> None:
-    """Hands one process job after job until none is left."""
+    """Hands one process job after job until none is left, and passes on what it says."""
     while True:
         try:
             job = todo.get_nowait()
         except queue.Empty:
             return
+        answer: dict[str, Any] = {"part": 0.0}
         try:
             _say(process, {"keep": job.keep.nonzero().flatten().tolist(), "seed": job.seed, "what": what})
             assert process.stdout is not None
-            line = process.stdout.readline()
+            while "part" in answer:
+                done.put(float(answer["part"]))
+                answer = json.loads(process.stdout.readline() or "{}")
         except (OSError, ValueError):
-            line = ""
-        answer = (
-            json.loads(line)
-            if line
-            else {
-                "error": "a process that trained models ended before it was done; free memory, or try again"
-            }
-        )
-        done.put(UnlearnError(answer["error"]) if "error" in answer else None)
-        if "error" in answer:
+            answer = {}
+        if "done" not in answer:
+            gone = "a process that trained models ended before it was done; free memory, or try again"
+            done.put(UnlearnError(answer.get("error", gone)))
             return
+        done.put(None)
 
 
 def _say(process: subprocess.Popen[str], what: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ class Progress(Protocol):
         """Begins a task of `total` steps and returns its id."""
         ...
 
-    def advance(self, task: int) -> None:
-        """One step is done."""
+    def advance(self, task: int, by: float = 1.0) -> None:
+        """One step is done, or so much of some."""
         ...
 
     def stop(self, task: int) -> None:
@@ -44,11 +44,51 @@ class Silent:
         """See `Progress.start`."""
         return 0
 
-    def advance(self, task: int) -> None:
+    def advance(self, task: int, by: float = 1.0) -> None:
         """See `Progress.advance`."""
 
     def stop(self, task: int) -> None:
         """See `Progress.stop`."""
+
+
+class Part:
+    """Progress of a part of somebody's task: whatever it shows moves that one bar, by so much in all.
+
+    What is started first counts, by the share of its total; what is started inside or afterwards draws nothing.
+
+    Args:
+        outer: Draws the bar.
+        task: Its id.
+        size: Of the part, in steps of the bar.
+    """
+
+    def __init__(self, outer: Progress, task: int, size: float = 1.0) -> None:
+        self._outer, self._task, self._left, self._size = outer, task, size, size
+        self._started, self._share = 0, 0.0
+
+    def start(self, label: str, total: int | None) -> int:
+        """See `Progress.start`."""
+        self._started += 1
+        if self._started == 1 and total:
+            self._share = self._size / total
+        return self._started
+
+    def advance(self, task: int, by: float = 1.0) -> None:
+        """See `Progress.advance`."""
+        if task == 1:
+            self._move(by * self._share)
+
+    def stop(self, task: int) -> None:
+        """See `Progress.stop`."""
+
+    def close(self) -> None:
+        """The part is done: the bar moves by what is left of it."""
+        self._move(self._left)
+
+    def _move(self, by: float) -> None:
+        if (by := min(by, self._left)) > 0:
+            self._left -= by
+            self._outer.advance(self._task, by)
 
 
 @dataclass(slots=True)

@@ -86,11 +86,11 @@ class MiaGrid(Metric):
 
         @functools.cache
         def of(who: str) -> float:
-            sides = [_seen(ev, who, w, name) for w in ("forget", where)]
-            if not all(np.isfinite(s).all() for s in sides):
+            forget, others = (_seen(ev, who, w, name) for w in ("forget", where))
+            if not (np.isfinite(forget).all() and np.isfinite(others).all()):
                 return float("nan")
             rngs = [np.random.default_rng([ev.seed, k]) for k in range(self.repeats)]
-            return float(np.mean([attacked(*sides, name, self.form, removal, rng) for rng in rngs]))
+            return float(np.mean([attacked(forget, others, name, self.form, removal, rng) for rng in rngs]))
 
         return ev.level(f"mia-grid/{name}", of, Aim.MATCH, metric=self.name, variant=variant, n=2 * n,
                         note="parity: fitted on forgotten against held-out examples")  # fmt: skip
