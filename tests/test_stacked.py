@@ -31,10 +31,18 @@ def keep(x, rng):
     return x if rng is None else x + torch.rand(len(x), generator=rng).view(-1, *[1] * (x.ndim - 1))
 
 
-def examples(name, n, seed):
+def examples(name, n, seed, dtype=torch.float64):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(n, *SHAPES[name], generator=rng, dtype=torch.float64)
-    return Resident(Arrays(x, torch.randint(0, 3, (n,), generator=rng)), keep)
+    return Resident(Arrays(x.to(dtype), torch.randint(0, 3, (n,), generator=rng)), keep)
+
+
+def apart(a, b):
+    """Norm of the difference of all weights, as a share of that of the first."""
+    first, second = (
+        torch.cat([p.detach().double().flatten() for p in s.module.parameters()]) for s in (a, b)
+    )
+    return float((first - second).norm() / first.norm())
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -68,6 +76,23 @@ def test_networks_become_what_they_would_alone(name, schedule):
         for p, q in zip(a.module.state_dict().values(), b.module.state_dict().values(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10)
         assert a.module.training == b.module.training
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_in_float32_two_steps_agree_to_a_millionth(name):
+    """The tolerance of docs/decisions/0008: eight roundings of 1.2e-7, and as near to float64 as alone."""
+    recipe = SGD(epochs=1, batch_size=7, schedule="constant", lr=0.1)
+    exact = [Classifier(net(name, k), 3) for k in range(3)]
+    alone, together = ([Classifier(copy.deepcopy(s.module).float(), 3) for s in exact] for _ in range(2))
+    for k in range(3):
+        recipe.fit(exact[k], examples(name, 14, k), Run(k))
+        recipe.fit(alone[k], examples(name, 14, k, torch.float32), Run(k))
+    recipe.fit_together(
+        together, [examples(name, 14, k, torch.float32) for k in range(3)], [Run(k) for k in range(3)]
+    )
+    for truth, a, b in zip(exact, alone, together, strict=True):
+        assert apart(a, b) < 1e-6 and apart(truth, b) < 1e-6
+        assert apart(truth, b) < 4 * apart(truth, a), "no less exact"
 
 
 def test_one_network_alone_in_a_stack_is_itself():
