@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from unlearn.data import Counted, Resident, Sealed, Stream, handle, paced
 from unlearn.errors import BadData, SealedError
 from unlearn.ops.pictures import Frame, Pictures, Taken, decode
+from unlearn.ops.together import matched
 from unlearn.sources import Arrays, Items, Pixels, Relabeled, as_float, random_crop, random_flip
 
 
@@ -101,6 +102,27 @@ def test_paced_shows_every_example_of_the_lead_once_and_cycles_the_other(lead):
     if lead == 12:
         assert sorted(itertools.chain(*follow[:3])) == list(range(7))
         assert follow[3] != follow[0], "it is newly shuffled each time around"
+
+
+@pytest.mark.parametrize("follow", [1, 2, 7, 12, 40])
+@pytest.mark.parametrize("sealed", ["", "spy"])
+def test_matched_puts_as_many_of_the_other_beside_every_batch(follow, sealed):
+    """A pass over 13 in batches of 5 reads 13 of the other, each of them ⌊13 / n⌋ or ⌈13 / n⌉ times, in rounds."""
+    first, second = Resident(source(13)), Resident(source(follow))
+    pairs = list(matched(first, Counted(second, 0, sealed, "forget"), 5, gen()))
+    assert sorted(i for a, _ in pairs for i in a.index.tolist()) == list(range(13))
+    assert [len(b) for _, b in pairs] == [len(a) for a, _ in pairs] == [5, 5, 3]
+    order = [i for _, b in pairs for i in b.index.tolist()]
+    for k in range(0, 13, follow):
+        assert len(set(order[k : k + follow])) == len(order[k : k + follow]), "each round has each once"
+    assert follow != 7 or order[7:] != order[:6], "it is newly shuffled each time around"
+    for _, b in pairs:
+        assert torch.equal(b.x, next(Resident(source(follow), rows=b.index).batches(5)).x)
+        if sealed:
+            with pytest.raises(SealedError, match=r"spy read 'forget\.y'"):
+                len(b.y)
+        else:
+            assert torch.equal(b.y, b.index % 5)
 
 
 # ---- sealed and counted

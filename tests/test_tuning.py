@@ -28,6 +28,7 @@ def test_the_default_is_among_the_recorded_trials(name):
     record = RECORDS[name]
     later = {k.name: k.default for k in methods.get(name).knobs()}  # fields that came after the trials
     tried = [{**later, **record["default"], **t["values"]} for t in record["trials"]]
+    tried = [{k: v for k, v in t.items() if k in later} for t in tried]  # some fields have gone since
     if name == "ssd":  # λ was rounded from 0.98
         tried = [{**t, "lam": round(t["lam"], 1)} for t in tried]
     assert methods.get(name)().to_dict() in tried

@@ -1,4 +1,4 @@
-"""I2I: both terms by plain loops, noise by its formula, and one step of each form by hand in double precision."""
+"""I2I: noise by its formula, and every step of each form beside a plain reference in double precision."""
 
 import math
 
@@ -10,7 +10,8 @@ from unlearn.data import Resident, Split
 from unlearn.errors import Mismatch
 from unlearn.methods.i2i import I2I
 from unlearn.ops.completing import cut, noise_like
-from unlearn.ops.encoding import apart, weighed
+from unlearn.ops.encoding import stepped
+from unlearn.ops.together import matched
 from unlearn.runtime import Run
 from unlearn.sources import Arrays
 from unlearn.subjects.image_to_image import ImageToImage
@@ -19,156 +20,165 @@ CPU = torch.device("cpu")
 HOLE = torch.zeros(2, 2, dtype=torch.bool).index_fill(0, torch.tensor([1]), True)
 
 
+FORMS = ["encoder-noise", "random-encoder", "max-loss", "noisy-label", "retain-label"]
+
+
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
 class Linear(nn.Module):
-    """Four pixels to a vector of `size` numbers, and back."""
+    """Four pixels to a vector of three numbers, and back."""
 
-    def __init__(self, size):
+    def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, size, bias=False))
-        self.decoder = nn.Sequential(nn.Linear(size, 4), nn.Unflatten(1, (1, 2, 2)))
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        self.decoder = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)))
 
     def forward(self, x):
         return self.decoder(self.encoder(x))
 
 
-def model(size=3):
+def model():
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        return ImageToImage(Linear(size).double(), "decoder", hole=HOLE)
+        return ImageToImage(Linear().double(), "decoder", hole=HOLE)
 
 
 def lent(forget, retain):
     return Split(forget, retain, None, None, None)
 
 
-def images(n, seed, alike=False):
+def images(n, seed):
     whole = torch.rand(n, 1, 2, 2, generator=rng(seed), dtype=torch.float64)
-    whole = whole[:1].expand(n, 1, 2, 2).clone() if alike else whole
     return Resident(Arrays(cut(whole, HOLE, 0.0), whole), lambda x, _rng: x)
 
 
-def one_step(form, forget, retain, alpha=0.7, size=3, weighting="sets"):
-    method = I2I(form=form, noise="constant", alpha=alpha, epochs=1, warmup=0.0, clip=0.0, lr=0.01, batch_size=50,
-                 weight_decay=0.1, weighting=weighting)  # fmt: skip
-    return method.unlearn(model(size), lent(forget=forget, retain=retain), Run(0, CPU))
+def drawn(x, noise, gen):
+    """ν of a batch, from what is seen of it, the first row."""
+    seen = x[:, :, 0]
+    if noise == "constant":
+        return seen.mean().expand(x.shape)
+    eps = torch.randn(x.shape, generator=gen).double()
+    return (seen.var(correction=1).sqrt() * eps + seen.mean()).clamp(0, 1)
 
 
-def by_hand(term, forget, retain, alpha=0.7, size=3):
-    """The encoder after the first step of AdamW, θ − η λ θ − η g / (|g| + 1e-8)."""
-    subject, first = model(size), model(size)
-    w = subject.module.encoder[1].weight
-    x_r, x_f = (h.source.x.flatten(1) for h in (retain, forget))
-    kept = ((x_r @ w.T - x_r @ first.module.encoder[1].weight.T.detach()) ** 2).mean()
-    loss = kept + alpha * term(subject, first, w, x_f)
-    (g,) = torch.autograd.grad(loss, w)
-    return (w - 0.01 * 0.1 * w - 0.01 * g / (g.abs() + 1e-8)).detach()
+class Reference:
+    """The released loss, with labels of one and minus one, and AdamW with its plan, in plain double precision.
+
+    Attributes:
+        w: Weight of the encoder, with shape (3, 4).
+        b: Its bias, with shape (3,).
+        losses: One of each step.
+        norms: Of the gradients, before they are cut.
+    """
+
+    def __init__(self, how):
+        self.how, self.first = how, model().module
+        self.w, self.b = (p.detach().clone().requires_grad_() for p in self.first.encoder[1].parameters())
+        self.moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in (self.w, self.b)]
+        self.losses, self.norms = [], []
+
+    def train(self, forget, retain, steps):
+        gen, how = Run(0, CPU).rng, self.how
+        total, warm, k = how.epochs * steps, how.warmup * steps, 0
+        for _ in range(how.epochs):
+            for r, f in matched(retain, forget, how.batch_size, gen):
+                rise, fall = (k + 1) / (warm + 1), 0.5 * (1 + math.cos(math.pi * (k - warm) / (total - warm)))
+                self.step(self.loss(r, f, gen), how.lr * (rise if k < warm else fall), k + 1)
+                k += 1
+        return self
+
+    def loss(self, r, f, gen):
+        with torch.no_grad():
+            kept = self.first.encoder(r.x)
+        near = ((self.encoded(r.x) - kept) ** 2).mean(1)
+        terms = [2 * near[i] for i in range(len(r))] + [2 * self.how.alpha * g for g in self.gone(f, r, gen)]
+        return sum(terms) / len(terms)
+
+    def gone(self, f, r, gen):
+        form, noise, z = self.how.form, self.how.noise, self.encoded(f.x)
+        if form in ("encoder-noise", "random-encoder"):
+            with torch.no_grad():
+                own = self.first.encoder(f.x)
+                draw = torch.randn(own.shape, generator=gen).double() if form == "random-encoder" else None
+                target = (own.mean() + own.var(correction=1).sqrt() * draw if form == "random-encoder"
+                          else self.first.encoder(cut(drawn(f.x, noise, gen), HOLE, 0.0)))  # fmt: skip
+            return ((z - target) ** 2).mean(1)
+        goal = {"max-loss": f.y, "retain-label": r.y}.get(form)
+        goal = drawn(f.y, noise, gen) if goal is None else goal
+        off = (self.first.decoder(z)[:, 0, 1] - goal[:, 0, 1]) ** 2
+        return off.mean(1) * (-1 if form == "max-loss" else 1)
+
+    def encoded(self, x):
+        return x.flatten(1) @ self.w.T + self.b
+
+    def step(self, loss, lr, k):
+        params, how = (self.w, self.b), self.how
+        grads = torch.autograd.grad(loss, params)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        self.losses.append(loss.item())
+        self.norms.append(norm)
+        scale = min(1.0, how.clip / (norm + 1e-6))
+        for p, g, m, decay in zip(params, grads, self.moments, (how.weight_decay, 0.0), strict=True):
+            m[0] = 0.9 * m[0] + 0.1 * scale * g
+            m[1] = 0.95 * m[1] + 0.05 * (scale * g) ** 2
+            mean, square = m[0] / (1 - 0.9**k), m[1] / (1 - 0.95**k)
+            p.data = p.data - lr * decay * p.data - lr * mean / (square.sqrt() + 1e-8)
 
 
-def pixels(subject, w, x_f, target):
-    """Mean squared error in the hole, which is the second row."""
-    made = subject.module.decoder(x_f @ w.T)
-    return (made[:, 0, 1] - target[:, 0, 1]).square().mean()
+@pytest.mark.parametrize("noise", ["gaussian", "constant"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_step_is_that_of_the_released_loss_and_its_optimiser(form, noise, monkeypatch):
+    """Three epochs of two steps, 4 and 2 of 6 retained beside as many of 3 forgotten, warm-up, cosine, clip, and decay."""
+    how = I2I(
+        form=form,
+        noise=noise,
+        alpha=0.7,
+        epochs=3,
+        warmup=1.0,
+        clip=0.1,
+        lr=0.05,
+        batch_size=4,
+        weight_decay=0.1,
+    )
+    forget, retain, losses = images(3, 1), images(6, 2), []
+
+    def noted(opt, loss, clip):
+        losses.append(loss.item())
+        stepped(opt, loss, clip)
+
+    monkeypatch.setattr("unlearn.methods.i2i.stepped", noted)
+    done = how.unlearn(model(), lent(forget, retain), Run(0, CPU)).module.encoder[1]
+    wanted = Reference(how).train(forget, retain, 2)
+    assert losses == pytest.approx(wanted.losses, rel=1e-9)
+    torch.testing.assert_close((done.weight, done.bias), (wanted.w, wanted.b), rtol=0, atol=1e-9)
+    assert max(wanted.norms) > how.clip, "the cut is felt"
 
 
-def constant(x):
-    """The mean of what is seen, the first row, in every pixel, and the hole cut out again."""
-    mean = x.view(-1, 1, 2, 2)[:, :, 0].mean()
-    return torch.tensor([[mean, mean, 0, 0]], dtype=torch.float64)
+def test_no_clip_lets_every_gradient_through():
+    forget, retain = images(3, 1), images(6, 2)
+    free, wide = (
+        I2I(clip=clip, alpha=50.0, batch_size=4, epochs=2).unlearn(model(), lent(forget, retain), Run(0, CPU))
+        for clip in (0.0, 1e9)
+    )
+    assert torch.equal(free.module.encoder[1].weight, wide.module.encoder[1].weight)
 
 
-def test_forgotten_images_are_drawn_to_what_the_original_makes_of_noise():
-    forget, retain = images(4, 1), images(7, 2)
-
-    def term(_subject, first, w, x_f):
-        target = constant(x_f) @ first.module.encoder[1].weight.T.detach()
-        return (x_f @ w.T - target).square().mean()
-
-    done = one_step("encoder-noise", forget, retain)
-    assert torch.allclose(done.module.encoder[1].weight, by_hand(term, forget, retain), rtol=0, atol=1e-9)
-
-
-def test_the_released_weighting_is_twice_the_mean_over_both_sets():
-    forget, retain = images(4, 1), images(7, 2)
-
-    def term(_subject, first, w, x_f):
-        return (x_f @ w.T - constant(x_f) @ first.module.encoder[1].weight.T.detach()).square().mean()
-
-    # a batch holds 7 retained and, of a set of 4, 4 forgotten images: 2 · (7 kept + α 4 gone) / 11
-    scaled = by_hand(term, forget, retain, alpha=0.7 * 4 / 7)
-    done = one_step("encoder-noise", forget, retain, weighting="batch")
-    assert torch.allclose(done.module.encoder[1].weight, scaled, rtol=0, atol=1e-7)
-
-
-def test_max_loss_climbs_the_training_loss():
-    forget, retain = images(4, 1), images(7, 2)
-    done = one_step("max-loss", forget, retain)
-    hand = by_hand(lambda s, _first, w, x: -pixels(s, w, x, forget.source.y), forget, retain)
-    assert torch.allclose(done.module.encoder[1].weight, hand, rtol=0, atol=1e-9)
-
-
-def test_noisy_label_makes_noise_the_target():
-    forget, retain = images(4, 1), images(7, 2)
-    mean = forget.source.y[:, :, 0].mean()
-    hand = by_hand(lambda s, _first, w, x: pixels(s, w, x, mean.expand(4, 1, 2, 2)), forget, retain)
-    done = one_step("noisy-label", forget, retain)
-    assert torch.allclose(done.module.encoder[1].weight, hand, rtol=0, atol=1e-9)
-
-
-def test_retain_label_makes_retained_images_the_target():
-    forget, retain = images(4, 1), images(3, 2, alike=True)
-    target = retain.source.y[:1].expand(4, 1, 2, 2)
-    hand = by_hand(lambda s, _first, w, x: pixels(s, w, x, target), forget, retain)
-    method = one_step("retain-label", forget, retain)
-    assert torch.allclose(method.module.encoder[1].weight, hand, rtol=0, atol=1e-9)
-
-
-def test_random_encoder_has_the_mean_and_spread_of_the_representation():
-    """One number for images that are all alike has no spread, so that its target is where it is already."""
-    forget, retain = images(4, 1, alike=True), images(7, 2)
-    moved, still = (one_step("random-encoder", forget, retain, alpha=a, size=1) for a in (5.0, 0.0))
-    assert torch.allclose(moved.module.encoder[1].weight, still.module.encoder[1].weight, rtol=0, atol=1e-9)
-    spread = one_step("random-encoder", images(4, 1), retain, alpha=5.0)
-    assert not torch.equal(spread.module.encoder[1].weight, model().module.encoder[1].weight)
-
-
-@pytest.mark.parametrize(
-    "form", ["encoder-noise", "random-encoder", "max-loss", "noisy-label", "retain-label"]
-)
+@pytest.mark.parametrize("form", FORMS)
 def test_the_decoder_keeps_its_bits_and_the_encoder_moves(form):
-    done, first = one_step(form, images(4, 1), images(7, 2)), model()
+    """Without decay nothing but the loss moves it."""
+    how, first = I2I(form=form, epochs=1, weight_decay=0.0), model()
+    done = how.unlearn(model(), lent(images(4, 1), images(7, 2)), Run(0, CPU))
     for mine, theirs in zip(done.module.decoder.parameters(), first.module.decoder.parameters(), strict=True):
         assert torch.equal(mine, theirs) and mine.requires_grad and mine.grad is None
     assert not torch.equal(done.module.encoder[1].weight, first.module.encoder[1].weight)
 
 
-def test_both_terms_by_plain_loops_with_labels_of_one_and_minus_one():
-    """The code of I2I adds (1 + l) of the retain term and (1 − l) of the forget term and takes the batch's mean."""
-    z, kept, noise = (torch.randn(5, 6, 4, generator=rng(k), dtype=torch.float64) for k in range(3))
-    labels, alpha = [1, -1, 1, 1, -1], 0.2
-    total = 0.0
-    for k, label in enumerate(labels):
-        squares = [
-            sum((a - b) ** 2 for a, b in zip(z[k].flatten().tolist(), t[k].flatten().tolist(), strict=True))
-            / 24
-            for t in (kept, noise)
-        ]
-        total += (1 + label) * squares[0] + alpha * (1 - label) * squares[1]
-    mine = torch.tensor(labels) > 0
-    found = weighed(apart(z[mine], kept[mine]), apart(z[~mine], noise[~mine]), alpha, "batch")
-    assert found.item() == pytest.approx(total / 5, rel=1e-12)
-    sets = weighed(apart(z[mine], kept[mine]), apart(z[~mine], noise[~mine]), alpha, "sets")
-    assert sets.item() == pytest.approx(
-        ((z - kept)[mine] ** 2).mean() + alpha * ((z - noise)[~mine] ** 2).mean()
-    )
-
-
-def test_with_as_many_of_each_the_two_weightings_agree():
-    r, f = torch.rand(6, generator=rng(1)), torch.rand(6, generator=rng(2))
-    assert weighed(r, f, 0.3, "sets").item() == pytest.approx(weighed(r, f, 0.3, "batch").item())
+def test_without_a_forget_weight_nothing_moves_but_by_decay():
+    """The retain term of an unmoved student is nothing."""
+    done = I2I(alpha=0.0, weight_decay=0.0).unlearn(model(), lent(images(4, 1), images(7, 2)), Run(0, CPU))
+    assert torch.equal(done.module.encoder[1].weight, model().module.encoder[1].weight)
 
 
 class TestNoise:
@@ -200,6 +210,19 @@ def test_reads_targets_only_where_a_form_needs_them():
     assert I2I().reads() == {"forget.x", "retain.x"}
     assert I2I.preset("retain-label").reads() == {"forget.x", "retain"}
     assert I2I.preset("max-loss").reads() == {"forget", "retain.x"}
+
+
+def test_the_paper_preset_is_that_of_the_released_code():
+    """A batch of 32 is 16 of either set, and the step size is 1e-4 · 32 / 256."""
+    m = I2I.preset("paper")
+    assert (m.form, m.noise, m.alpha, m.batch_size, m.lr) == ("encoder-noise", "gaussian", 0.2, 16, 1.25e-5)
+    assert (m.epochs, m.warmup, m.clip, m.weight_decay) == (6, 5.0, 3.0, 0.05)
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_baseline_of_the_paper_has_its_form_and_a_weight_of_its_own(form):
+    values = I2I.presets[form].values
+    assert values["form"] == form and values.keys() == {"form", "alpha"}
 
 
 def test_a_model_without_an_encoder_is_refused():

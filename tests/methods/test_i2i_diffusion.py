@@ -1,4 +1,4 @@
-"""I2I for diffusion models: its distances followed with plain torch, and what may move."""
+"""I2I for diffusion models: its distances and its steps beside plain torch, and what may move."""
 
 import pytest
 import torch
@@ -6,11 +6,15 @@ import torch
 from unlearn.data import Split
 from unlearn.errors import BadValue
 from unlearn.methods.i2i_diffusion import I2IDiffusion, distance
+from unlearn.ops.encoding import stepped
 from unlearn.ops.hooks import made_by
+from unlearn.ops.together import matched
 from unlearn.runtime import Run
+from unlearn.subject import mode
 from unlearn.testing.tiny import specimen
 
 CPU = torch.device("cpu")
+BEHIND = ("up_blocks", "conv_norm_out", "conv_out")
 
 
 def lent(spec):
@@ -18,12 +22,11 @@ def lent(spec):
 
 
 def blocks_of(net, z, t, labels):
-    """Outputs of the blocks on the way down and in the middle, from a whole pass of the bare network."""
+    """Outputs of the blocks on the way down and in the middle, with their gradient, from a whole pass of the network."""
     seen = []
     hooks = [b.register_forward_hook(lambda _m, _i, out: seen.append(out[0])) for b in net.down_blocks]
     hooks.append(net.mid_block.register_forward_hook(lambda _m, _i, out: seen.append(out)))
-    with torch.no_grad():
-        net(z, t, class_labels=labels)
+    net(z, t, class_labels=labels)
     for h in hooks:
         h.remove()
     return seen
@@ -42,8 +45,9 @@ def test_distances_are_those_of_the_blocks_to_the_same_image_or_to_its_noise(noi
     t = torch.randint(0, 1000, (3,), generator=rng)
     eps = torch.randn(batch.x.shape, generator=rng)
     z = student.scheduler.add_noise(batch.x, eps, t)
-    mine = blocks_of(student.module, z, t, batch.y)
-    theirs = blocks_of(teacher.module, eps if noise else z, t, batch.y)
+    with torch.no_grad():
+        mine = blocks_of(student.module, z, t, batch.y)
+        theirs = blocks_of(teacher.module, eps if noise else z, t, batch.y)
     expected = sum(((a - b) ** 2).flatten(1).mean(1) for a, b in zip(mine, theirs, strict=True))
     assert len(mine) == 3 and torch.allclose(found, expected, rtol=1e-5)
     assert found.requires_grad
@@ -54,9 +58,57 @@ def test_the_way_up_keeps_its_bits_and_the_way_down_moves():
     before = {n: p.clone() for n, p in spec.subject.module.named_parameters()}
     done = I2IDiffusion(epochs=1).unlearn(spec.subject, lent(spec), Run(0, CPU))
     moved = {n for n, p in done.module.named_parameters() if not torch.equal(p, before[n])}
-    behind = ("up_blocks", "conv_norm_out", "conv_out")
-    assert moved and not any(n.startswith(behind) for n in moved)
+    assert moved and not any(n.startswith(BEHIND) for n in moved)
     assert {n.partition(".")[0] for n in moved} >= {"down_blocks", "mid_block", "conv_in"}
+
+
+def far(student, teacher, batch, gen, noise):
+    """Σ_l of the mean squared distance over examples and numbers, which is the mean over examples of what they have each."""
+    x, n = batch.x.double(), len(batch)
+    t, eps = torch.randint(0, 1000, (n,), generator=gen), torch.randn(x.shape, generator=gen).double()
+    z = student.scheduler.add_noise(x, eps, t)
+    with torch.no_grad():
+        targets = blocks_of(teacher.module, eps if noise else z, t, batch.y)
+    mine = blocks_of(student.module, z, t, batch.y)
+    return sum((a - b).square().mean() for a, b in zip(mine, targets, strict=True))
+
+
+def test_every_step_is_adams_on_the_loss_and_the_average_follows_it(monkeypatch):
+    """Two epochs of two steps in double precision, beside Adam as its authors wrote it down; 3 of 5 forgotten beside 4."""
+    spec = specimen("ddpm").copy()
+    spec.subject.module.double()
+    student, teacher, losses = spec.subject.clone(), spec.subject.clone(), []
+    how = I2IDiffusion(alpha=0.3, lr=1e-2, epochs=2, batch_size=3, ema=0.6)
+    free = [p for n, p in student.module.named_parameters() if not n.startswith(BEHIND)]
+    m, v, mean = ([f(p) for p in free] for f in (torch.zeros_like, torch.zeros_like, torch.clone))
+    wanted, run, k = [], Run(0, CPU), 0
+    with mode(student.module, train=True):
+        for _ in range(2):
+            for r, f in matched(spec.sets["retain"], spec.sets["forget"], 3, run.rng):
+                k += 1
+                kept, gone = far(student, teacher, r, run.rng, False), far(student, teacher, f, run.rng, True)
+                wanted.append((kept + 0.3 * gone).item())
+                for i, g in enumerate(torch.autograd.grad(kept + 0.3 * gone, free)):
+                    m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g**2
+                    root = (v[i] / (1 - 0.999**k)).sqrt() + 1e-8
+                    free[i].data -= 1e-2 * m[i] / (1 - 0.9**k) / root
+                    mean[i] = 0.6 * mean[i].detach() + 0.4 * free[i].detach()
+
+    def noted(opt, loss, clip):
+        losses.append(loss.item())
+        stepped(opt, loss, clip)
+
+    monkeypatch.setattr("unlearn.methods.i2i_diffusion.stepped", noted)
+    done = how.unlearn(spec.subject, lent(spec), Run(0, CPU))
+    assert len(losses) == 4 and losses == pytest.approx(wanted, rel=1e-9)
+    found = [p.detach() for n, p in done.module.named_parameters() if not n.startswith(BEHIND)]
+    torch.testing.assert_close(found, mean, rtol=0, atol=1e-8)
+
+
+def test_the_paper_preset_is_that_of_the_released_code():
+    """A batch of 12 is 6 of either set."""
+    m = I2IDiffusion.preset("paper")
+    assert (m.alpha, m.lr, m.epochs, m.batch_size, m.ema) == (0.1, 5e-5, 2, 6, 0.9999)
 
 
 def test_the_moving_average_lags_by_its_share():

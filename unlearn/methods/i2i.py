@@ -8,15 +8,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unlearn.data import Batch, Split, paced
+from unlearn.data import Batch, Split
 from unlearn.errors import Mismatch
 from unlearn.filling import Encodes
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.completing import Kind, cut, noise_like
-from unlearn.ops.encoding import Weighting, adamw, apart, pace, stepped, weighed
+from unlearn.ops.encoding import adamw, apart, pace, stepped
 from unlearn.ops.freezing import only
 from unlearn.ops.steps import features_by_index
+from unlearn.ops.together import matched
 from unlearn.ops.verbs import normal
 from unlearn.registry import methods
 from unlearn.runtime import Run
@@ -40,7 +41,8 @@ class I2I(Method[Encodes]):
         L = mean ‖E(x_r) − E₀(x_r)‖² / D + α mean ‖E(x_f) − E₀(T(ν))‖² / D,
 
     minimised over the encoder alone by AdamW, whose step size rises and then falls by a cosine; the decoder keeps its
-    bits. An epoch is a pass over the retain set, and as many forgotten examples are read beside it, again and again.
+    bits. An epoch is a pass over the retain set, and every batch has as many forgotten examples beside it, which are read
+    again and again.
 
     The other forms are the paper's baselines, which change the second term alone: to draws from a Gaussian with mean and
     standard deviation of E₀(x_f) (`random-encoder`), and in pixels to minus the training loss (`max-loss`), the loss
@@ -50,12 +52,13 @@ class I2I(Method[Encodes]):
         Li et al., 2024, Machine unlearning for image-to-image generative models, arXiv:2402.00351
 
     Differences from the authors' released code:
-        Each term is a mean over its own examples; `weighting="batch"` takes twice the mean over both together, as the
-        code does, which is the same with as many of each. Noise comes from the run's generator, where theirs seeds one
-        by the clock at every step. Sources have their hole before a method sees them, so the statistics of ν are those
-        of what is seen around it, and not of whole images. A batch holds `batch_size` of each set, where theirs mixes
-        the two. Its option for α is 0 by default, which forgets nothing; the preset has the 0.2 of its README. In the
-        baselines the encoder alone is trained too, amid the same first term.
+        A step reads as many of each set, so that each term is a mean over its own examples; theirs shuffles the two,
+        oversampled to equal size, into one batch and takes twice the mean over it, which is the same where the batch
+        has as many of each. Noise comes from the run's generator, where theirs seeds one by the clock at every step.
+        Sources have their hole before a method sees them, so the statistics of ν are those of what is seen around it,
+        and not of whole images. Their option for α is 0 by default, which forgets nothing; the preset has the 0.2 of
+        their README. In the baselines the encoder alone is trained too, amid the same first term. Where the retain set
+        cannot be had, the paper takes images of other classes or data for it (a proxy); this needs the retain set.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x"})
@@ -63,7 +66,7 @@ class I2I(Method[Encodes]):
         "paper": Preset(
             "authors' code, MAE and VQ-GAN on ImageNet-1k, 100 classes forgotten and 100 kept, 32 examples a GPU at 1e-4 B / 256, with one GPU",
             {"lr": 1.25e-5, "epochs": 6, "warmup": 5.0, "batch_size": 16, "alpha": 0.2, "weight_decay": 0.05,
-             "clip": 3.0, "weighting": "batch"},
+             "clip": 3.0},
         ),
         "max-loss": Preset("a baseline of the paper, our step size and weight", {"form": "max-loss", "alpha": 0.05}),
         "noisy-label": Preset("a baseline of the paper, our step size and weight", {"form": "noisy-label", "alpha": 0.8}),
@@ -82,9 +85,6 @@ class I2I(Method[Encodes]):
     batch_size: int = knob(64, "examples of either set in a step", ge=1)
     weight_decay: float = knob(0.05, "of AdamW, less norms and biases", ge=0)
     clip: float = knob(3.0, "largest norm of a gradient; 0 for none", ge=0)
-    weighting: Weighting = knob(
-        "sets", "mean of each term over its own set, or twice that over both together"
-    )
 
     def reads(self) -> frozenset[str]:
         """Targets as well, where a form compares pixels."""
@@ -104,10 +104,10 @@ class I2I(Method[Encodes]):
             warm, total = round(self.warmup * steps), self.epochs * steps
             plan = torch.optim.lr_scheduler.LambdaLR(opt, lambda k: pace(k + 1, warm + 1, total + 1))
             for _ in run.track(range(self.epochs), "unlearn"):
-                for r, f in paced(data.retain, data.forget, self.batch_size, run.rng):
+                for r, f in matched(data.retain, data.forget, self.batch_size, run.rng):
                     kept = apart(subject.represent(r.x), known(r.index))
                     gone = self._gone(subject, teacher, f, r, run)
-                    stepped(opt, weighed(kept, gone, self.alpha, self.weighting), self.clip)
+                    stepped(opt, kept.mean() + self.alpha * gone.mean(), self.clip)
                     plan.step()
         return subject
 
@@ -116,8 +116,7 @@ class I2I(Method[Encodes]):
         if self.form == "max-loss":
             return -subject.loss(f, run.rng)
         if self.form == "retain-label":
-            rows = torch.arange(len(f), device=f.index.device) % len(r)
-            return subject.loss(replace(f, y=r.y[rows]), run.rng)
+            return subject.loss(replace(f, y=r.y), run.rng)
         if self.form == "noisy-label":
             return subject.loss(replace(f, y=self._noise(subject, f.y, run)), run.rng)
         with torch.no_grad(), mode(teacher.module, train=False):

@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unlearn.data import Batch, Split, paced
+from unlearn.data import Batch, Split
 from unlearn.filling import EncodesNoisy
 from unlearn.knobs import knob
 from unlearn.method import Method, Preset
-from unlearn.ops.encoding import Weighting, apart, stepped, weighed
+from unlearn.ops.encoding import apart, stepped
 from unlearn.ops.freezing import only
+from unlearn.ops.together import matched
 from unlearn.ops.verbs import like, normal
 from unlearn.registry import methods
 from unlearn.runtime import Run
@@ -29,21 +30,23 @@ class I2IDiffusion(Method[EncodesNoisy]):
         L = Σ_l mean ‖E_l(x_t) − E_l⁰(x_t)‖² / D_l over retained + α Σ_l mean ‖E_l(x_t) − E_l⁰(ε)‖² / D_l over forgotten ones,
 
     minimised over what lies before the way up, by Adam; the rest keeps its bits. An epoch is a pass over the retain set,
-    and as many forgotten examples are read beside it. With `ema` the result is a moving average of the weights.
+    and every batch has as many forgotten examples beside it, which are read again and again. With `ema` the result is a
+    moving average of the weights.
 
     References:
         Li et al., 2024, Machine unlearning for image-to-image generative models, arXiv:2402.00351
 
     Differences from the authors' released code:
         Theirs fills in a mask (Palette), inside which alone the teacher sees pure noise; here the whole image is inside,
-        since these models are given no part of it. Each term is a mean over its own examples; `weighting="batch"` is
-        their mean over both, but for a factor of two. The label of an example goes to teacher and student alike.
+        since these models are given no part of it. A step reads as many of each set, and each term is a mean over its own
+        examples; theirs are means over both sets together, half as large, of which Adam takes no notice. The label of an
+        example goes to teacher and student alike.
     """
 
     presets: ClassVar = {
         "paper": Preset(
             "authors' code, Palette on ImageNet-1k and Places-365, 12 examples a GPU",
-            {"lr": 5e-5, "epochs": 2, "batch_size": 6, "alpha": 0.1, "ema": 0.9999, "weighting": "batch"},
+            {"lr": 5e-5, "epochs": 2, "batch_size": 6, "alpha": 0.1, "ema": 0.9999},
         )
     }
 
@@ -56,9 +59,6 @@ class I2IDiffusion(Method[EncodesNoisy]):
     epochs: int = knob(5, "passes over the retain set", ge=1, search=(1, 10))
     batch_size: int = knob(64, "examples of either set in a step", ge=1)
     ema: float = knob(0.0, "share of the average that a step keeps; 0 for none", ge=0, lt=1)
-    weighting: Weighting = knob(
-        "sets", "mean of each term over its own set, or twice that over both together"
-    )
 
     def unlearn(self, subject: EncodesNoisy, data: Split, run: Run) -> EncodesNoisy:
         """See `Method.unlearn`."""
@@ -69,10 +69,10 @@ class I2IDiffusion(Method[EncodesNoisy]):
             mean = [w.clone() for w in weights]
             with mode(subject.module, train=True):
                 for _ in run.track(range(self.epochs), "unlearn"):
-                    for r, f in paced(data.retain, data.forget, self.batch_size, run.rng):
+                    for r, f in matched(data.retain, data.forget, self.batch_size, run.rng):
                         kept = distance(subject, teacher, r, run, noise=False)
                         gone = distance(subject, teacher, f, run, noise=True)
-                        stepped(opt, weighed(kept, gone, self.alpha, self.weighting), 0.0)
+                        stepped(opt, kept.mean() + self.alpha * gone.mean(), 0.0)
                         torch._foreach_lerp_(mean, weights, 1 - self.ema)
             torch._foreach_copy_(weights, mean)
         return subject

@@ -1,42 +1,17 @@
-"""Moving an encoder: how far representations are from their targets, and how the two sets weigh."""
+"""Moving an encoder: how far representations are from their targets, and how large a step is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-Weighting = Literal["sets", "batch"]
 
 
 def apart(z: Tensor, target: Tensor) -> Tensor:
     """Squared distance of each example's representation from its target, meaned over its numbers, with shape (B,)."""
     return (z - target).square().flatten(1).mean(1)
-
-
-def weighed(retain: Tensor, forget: Tensor, alpha: float, weighting: Weighting) -> Tensor:
-    """The two terms as one loss.
-
-    Args:
-        retain: One number for each retained example, with shape (R,).
-        forget: One for each forgotten example, with shape (F,).
-        alpha: Weight α of the forgotten ones.
-        weighting: `sets` takes the mean of each term over its own examples; `batch` twice the mean over both sets
-            together, as the code of I2I does by labels of ±1. With as many of each these are the same.
-
-    Example:
-        >>> r, f = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([4.0])
-        >>> weighed(r, f, 0.5, "sets").item(), weighed(r, f, 0.5, "batch").item()
-        (4.0, 4.0)
-        >>> weighed(r, f, 0.25, "sets").item(), weighed(r, f, 0.25, "batch").item()
-        (3.0, 3.5)
-    """
-    if weighting == "sets":
-        return retain.mean() + alpha * forget.mean()
-    return 2 * (retain.sum() + alpha * forget.sum()) / (len(retain) + len(forget))
 
 
 def adamw(

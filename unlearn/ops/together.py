@@ -1,14 +1,15 @@
-"""Two sets in one batch, so that a network and its batch norms see them mixed."""
+"""Two sets read together: mixed in one batch, or as many examples of each side by side."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
 
-from unlearn.data import Batch, Handle
+from unlearn.data import Batch, Handle, Sealed
 
 
 def in_proportion(
@@ -31,10 +32,32 @@ def in_proportion(
     return itertools.zip_longest(a.batches(of_a, rng, augment=augment), b.batches(of_b, rng, augment=augment))
 
 
+def matched(lead: Handle, follow: Handle, size: int, rng: Generator) -> Iterator[tuple[Batch, Batch]]:
+    """One pass over `lead`, each batch beside as many examples of `follow`, which is read again and again.
+
+    So `follow` is oversampled to the size of `lead`: where it has m examples and `lead` has n, each of them comes
+    ⌊n / m⌋ or ⌈n / m⌉ times. Its targets may be sealed.
+
+    Args:
+        lead: The set that sets the pace: every example comes once.
+        follow: The set that is cycled, newly shuffled each time around; a batch may reach from one round into the next.
+        size: Examples in a batch of either set.
+        rng: Shuffles both.
+    """
+    rounds = itertools.chain.from_iterable(follow.batches(size, rng) for _ in itertools.count())
+    left: list[Batch] = []
+    for batch in lead.batches(size, rng):
+        while sum(map(len, left)) < len(batch):
+            left.append(next(rounds))
+        whole = joined(left)
+        left = [_rows(whole, len(batch), len(whole))] if len(whole) > len(batch) else []
+        yield batch, _rows(whole, 0, len(batch))
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one, in order."""
+    """Several batches as one, in order; targets that are sealed stay sealed."""
     x, y, index = zip(*((b.x, b.y, b.index) for b in batches), strict=True)
-    return Batch(torch.cat(x), torch.cat(y), torch.cat(index))
+    return Batch(torch.cat(x), y[0] if _sealed(y[0]) else torch.cat(y), torch.cat(index))
 
 
 def shuffled(batch: Batch, rows: Tensor, size: int, rng: Generator) -> Iterator[Batch]:
@@ -49,3 +72,12 @@ def shuffled(batch: Batch, rows: Tensor, size: int, rng: Generator) -> Iterator[
     order = torch.randperm(len(rows), generator=rng, device=rng.device).to(rows.device)
     for some in rows[order].split(size):
         yield Batch(batch.x[some], batch.y[some], batch.index[some])
+
+
+def _rows(batch: Batch, first: int, last: int) -> Batch:
+    y = batch.y if _sealed(batch.y) else batch.y[first:last]
+    return Batch(batch.x[first:last], y, batch.index[first:last])
+
+
+def _sealed(y: Tensor) -> bool:
+    return isinstance(cast(object, y), Sealed)
