@@ -34,8 +34,8 @@ FIVE = ("none", "salun", "ssd", "duck", "scar")
 REGRESSING = (
     "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "gaussian-amnesiac", "blindspot",
 )  # fmt: skip
-I2I = [("i2i", p) for p in ("max-loss", "noisy-label", "retain-label", "random-encoder")]
-DRAWING = ("none", "finetune", "salun", ("salun", "ddpm"), "esd", "i2i-diffusion")
+I2I = [("i2i", p) for p in ("paper", "max-loss", "noisy-label", "retain-label", "random-encoder")]
+DRAWING = ("none", "finetune", "salun", ("salun", "ddpm"), "esd", "i2i-diffusion", ("i2i-diffusion", "paper"))
 COMPLETING = (
     "retrain", "none", "finetune", "neggrad-plus", "random-labels", "salun", "bad-teacher", "i2i", *I2I,
 )  # fmt: skip
