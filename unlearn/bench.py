@@ -237,7 +237,7 @@ class Bench:
             "changed": share,
             "log": {k: [v if math.isfinite(v) else None for v in vs] for k, vs in run.log.items()},
             "made": _made(done),
-            "notes": _lent(split.pool, method) if "pool" in counts else [],
+            "notes": [*run.remarks, *(_lent(split.pool, method) if "pool" in counts else [])],
             "pool_seconds": split.pool.seconds if "pool" in counts else None,
         }
 

@@ -102,6 +102,7 @@ class Run:
         deadline: `time.monotonic()` value after which `track` raises, or None.
         task: Label of progress bars; replaces the one given to `track`.
         log: Scalars by name, one for each call of `note`.
+        remarks: What a reader of the report must know of this run, in sentences; see `remark`.
         rng: Generator on the device; the only source of randomness of a method.
     """
 
@@ -111,6 +112,7 @@ class Run:
     deadline: float | None = None
     task: str = ""
     log: dict[str, list[float]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     rng: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +139,10 @@ class Run:
         """Adds one value to the log of each name."""
         for name, value in scalars.items():
             self.log.setdefault(name, []).append(float(value))
+
+    def remark(self, sentence: str) -> None:
+        """Puts a sentence among the notes of the report, such as on a term that this model leaves without effect."""
+        self.remarks.append(sentence)
 
     @contextmanager
     def _task(self, label: str, total: int | None) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""GS-LoRA: its penalty, its bound, what training leaves alone, and adapters that plain PEFT loads."""
+"""GS-LoRA and GS-LoRA++: penalty, bounds, every step beside a plain reference, and adapters that plain PEFT loads."""
 
 import copy
 import math
@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, kl_div
 
-from unlearn.data import Batch, Resident, Split
+from unlearn.data import Batch, Resident, Split, paced
 from unlearn.errors import Mismatch
 from unlearn.methods.gs_lora import GSLoRA
-from unlearn.methods.gs_lora_pp import GSLoRAPlusPlus
-from unlearn.networks import VisionTransformer, seeded
-from unlearn.ops.bounded_lora import Prototypes, bounded, group_norm, part
+from unlearn.methods.gs_lora_pp import UNFELT, GSLoRAPlusPlus
+from unlearn.networks import VisionTransformer, resnet8, seeded
+from unlearn.ops.bounded_lora import Prototypes, Sample, Settings, bounded, few, group_norm, part
 from unlearn.ops.low_rank import applied, beside, fold
 from unlearn.ops.steps import accuracy
 from unlearn.patch import changed, changed_share, plain
@@ -109,30 +110,185 @@ def test_only_feed_forward_weights_move_by_a_low_rank(method):
     assert len(run.log["forget"]) == math.ceil(36 / 8)
 
 
-def test_the_first_step_is_adams_on_the_loss_that_the_docstring_has():
-    """B is zero at first, so that A has the gradient of the penalty alone; Adam's first step is lr · sign, after decay."""
-    s, run, size = subject(), Run(), 48
-    kept = copy.deepcopy(s)
-    how = GSLoRA(
-        **{**SMALL, "batch_size": size, "lr": 1e-3, "lr_end": 1e-3},
-        beta=0.3,
-        alpha=0.1,
-        alpha_from=0,
-        bound=50.0,
+class Reference:
+    """Both methods in double precision: torch's AdamW, a cosine, and the loss as the docstrings have it.
+
+    Attributes:
+        gone: Forget losses, one of each step.
+        lasso: The sum of the norms of the blocks, likewise.
+        pushed: KL_f, likewise.
+    """
+
+    def __init__(self, how, data):
+        self.how, self.data, self.rng = how, data, Run().rng
+        self.module = double().module.train()
+        self.layers = [f"blocks.{k}.fc{j}" for k in range(2) for j in (1, 2)]
+        self.maps = {n: self.new(self.module.get_submodule(n).weight) for n in self.layers}
+        self.gone, self.lasso, self.pushed = [], [], []
+
+    def new(self, weight):
+        """A (r, in) uniform up to one over the root of its fan-in, drawn in single precision, and B (out, r) of zeros."""
+        draw = torch.rand(self.how.rank, weight.shape[1], generator=self.rng)
+        a = (weight.shape[1] ** -0.5 * (2 * draw - 1)).double().requires_grad_()
+        return a, weight.new_zeros(len(weight), self.how.rank).detach().requires_grad_()
+
+    def weights(self):
+        scale = self.how.lora_alpha / self.how.rank
+        return {
+            f"{n}.weight": self.module.get_submodule(n).weight.detach() + scale * b @ a
+            for n, (a, b) in self.maps.items()
+        }
+
+    def seen(self, batch, weights):
+        """Features, which are what enters the head, and logits."""
+        entering = []
+        hook = self.module.head.register_forward_pre_hook(lambda _m, x: entering.append(x[0]))
+        z = torch.func.functional_call(self.module, weights, (batch.x,))
+        hook.remove()
+        return entering[0], z
+
+    def means(self, handle):
+        """The mean feature of each class, before unlearning."""
+        with torch.no_grad():
+            (batch,) = handle.batches(48)
+            v, _ = self.seen(batch, {})
+        return {c: v[batch.y == c].mean(0) for c in set(batch.y.tolist())}
+
+    def far(self, means, v, y):
+        mu = torch.stack([means[c] for c in y.tolist()])
+        return kl_div(v.log_softmax(1), mu.softmax(1), reduction="batchmean")
+
+    def train(self, w_f=0.0, bnd_p=0.0, w_r=0.0):
+        how, flat = self.how, [p for pair in self.maps.values() for p in pair]
+        opt = torch.optim.AdamW(flat, how.lr, weight_decay=how.weight_decay, foreach=False)
+        of_f, of_r = self.means(self.data.forget), self.means(self.data.retain)
+        total, k = how.epochs * math.ceil(len(self.data.retain) / how.batch_size), 0
+        for epoch in range(how.epochs):
+            for r, f in paced(self.data.retain, self.data.forget, how.batch_size, self.rng):
+                weights = self.weights()
+                (v_f, z_f), (v_r, z_r) = self.seen(f, weights), self.seen(r, weights)
+                gone, near = cross_entropy(z_f, f.y), self.far(of_f, v_f, f.y)
+                lasso = sum(torch.cat([p.flatten() for n in self.layers if n.startswith(block) for p in self.maps[n]])
+                            .square().sum().sqrt() for block in ("blocks.0", "blocks.1"))  # fmt: skip
+                loss = cross_entropy(z_r, r.y) + how.beta * max(how.bound - gone, 0 * gone)
+                loss = loss + (how.alpha * lasso if epoch >= how.alpha_from else 0)
+                loss = loss + w_f * max(bnd_p - near, 0 * near) + w_r * self.far(of_r, v_r, r.y)
+                opt.param_groups[0]["lr"] = (
+                    how.lr_end + (how.lr - how.lr_end) * (1 + math.cos(math.pi * k / total)) / 2
+                )
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+                k += 1
+                for log, value in ((self.gone, gone), (self.lasso, lasso), (self.pushed, near)):
+                    log.append(value.item())
+        return self
+
+
+def double():
+    s = subject()
+    s.module.double()
+    return s
+
+
+def doubled():
+    """As `split`, in double precision."""
+    d = split()
+    held = {n: Resident(getattr(d, n).source, lambda x, _rng: x.double(), getattr(d, n).rows)
+            for n in ("forget", "retain", "validation", "surrogate")}  # fmt: skip
+    return Split(**held, statistics=None)
+
+
+SLOWLY = {"epochs": 3, "rank": 2, "lora_alpha": 5.0, "batch_size": 20, "lr": 0.02, "lr_end": 5e-3, "beta": 0.3,
+          "alpha": 0.1, "alpha_from": 1, "weight_decay": 0.2}  # fmt: skip
+"""a / r is 5 / 2, the penalty comes in the second of three epochs of two steps, and the step size falls to a quarter."""
+
+
+def agree(done, run, wanted):
+    state = done.module.state_dict()
+    for name, weight in wanted.weights().items():
+        torch.testing.assert_close(state[name], weight.detach(), rtol=0, atol=1e-9)
+    assert run.log["forget"] == pytest.approx(wanted.gone, rel=1e-9)
+    assert run.log["lasso"] == pytest.approx(wanted.lasso, rel=1e-9)
+
+
+@pytest.mark.parametrize("bound", [50.0, 1.6])
+def test_every_step_is_adamws_on_the_loss_that_the_docstring_has(bound):
+    """With a bound that is never reached, and with one that is passed on the way."""
+    run, how = Run(), GSLoRA(**SLOWLY, bound=bound)
+    done = how.unlearn(double(), doubled(), run)
+    wanted = Reference(how, doubled()).train()
+    agree(done, run, wanted)
+    assert bound == 50 or min(wanted.gone) < bound < max(wanted.gone)
+
+
+@pytest.mark.parametrize(
+    ("bound", "w_f", "bnd_p", "w_r"),
+    [(50.0, 0.7, 2.0, 0.0), (50.0, 0.0, 2.0, 40.0), (1.6, 300.0, 0.012, 30.0)],
+)
+def test_every_step_with_prototypes_is_adamws_on_their_loss_as_well(bound, w_f, bnd_p, w_r):
+    """With each term of prototypes alone, and with both beside bounds that are passed on the way."""
+    run, how = (
+        Run(),
+        GSLoRAPlusPlus(**SLOWLY, bound=bound, forget_push=w_f, push_bound=bnd_p, retain_pull=w_r),
     )
-    done, d = how.unlearn(s, split(), run), split()
-    maps = beside(kept.module, [kept.module.blocks[0].fc1], 2, torch.Generator().manual_seed(0))
-    up = torch.zeros(32, 2, requires_grad=True)
-    fc1 = kept.module.blocks[0].fc1
-    hook = fc1.register_forward_hook(lambda _m, x, out: out + x[0] @ maps["blocks/0/fc1"].down.T @ up.T)
-    f, r = (next(iter(h.batches(size))) for h in (d.forget, d.retain))
-    loss = kept.loss(r).mean() + 0.3 * (50 - kept.loss(f).mean())
-    (g,) = torch.autograd.grad(loss, up)
-    hook.remove()
-    a = maps["blocks/0/fc1"].down.detach()
-    step_a = a * (1 - 1e-3 * 0.05) - 1e-3 * a.sign()
-    wanted = fc1.weight + (-1e-3 * g.sign()) @ step_a
-    torch.testing.assert_close(done.module.blocks[0].fc1.weight, wanted.detach(), rtol=1e-4, atol=1e-6)
+    done = how.unlearn(double(), doubled(), run)
+    wanted = Reference(how, doubled()).train(w_f, bnd_p, w_r)
+    agree(done, run, wanted)
+    assert not run.remarks
+    assert bnd_p == 2 or min(wanted.pushed) < bnd_p < max(wanted.pushed)
+
+
+def test_where_no_map_lies_before_the_features_prototypes_change_nothing():
+    """The only linear layer of a residual network is its last, so that both methods make the same weights."""
+
+    def made(method, **more):
+        net = seeded(resnet8, torch.Generator().manual_seed(1))
+        run = Run()
+        done = method(**SLOWLY, **more).unlearn(Classifier(net, 10), Split(**pictures, statistics=None), run)
+        return done.module.state_dict(), run.remarks
+
+    whole = Resident(blobs((1, 8, 8), (12,) * 4, torch.Generator().manual_seed(0)))
+    pictures = {"forget": whole.take(torch.arange(12)), "retain": whole.take(torch.arange(12, 48)),
+                "validation": whole, "surrogate": whole}  # fmt: skip
+    (plain_one, silent), (pushed, said) = (
+        made(GSLoRA), made(GSLoRAPlusPlus, forget_push=5.0, push_bound=99.0, retain_pull=3.0),
+    )  # fmt: skip
+    untouched = seeded(resnet8, torch.Generator().manual_seed(1)).state_dict()
+    assert changed(untouched, plain_one).keys() == {"linear.weight"}
+    assert all(torch.equal(plain_one[n], pushed[n]) for n in plain_one)
+    assert not silent and said == [UNFELT]
+
+
+TABLE = {
+    "paper": (0.2, 105.0, 1e-4, 0, 0.01, 18.0),
+    "single": (0.05, 110.0, 0.01, 20, 0.005, 18.0),
+    "two-shot": (0.15, 110.0, 0.01, 20, 0.5, 18.0),
+    "few-shot": (0.3, 105.0, 1e-4, 0, 0.015, 50.0),
+    "imagenet": (0.2, 105.0, 1e-4, 0, 0.05, 18.0),
+    "missing": (0.14, 105.0, 0.015, 30, 3e-4, 18.0),
+}
+"""β, BND, α and the epoch from which it counts, w_f, BND_p; of several tasks those of the first."""
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_presets_are_those_of_the_authors_scripts(name):
+    drawn = {"two-shot": (1.0, 2, 4), "few-shot": (1.0, 4, 48), "imagenet": (0.05, 0, 48)}.get(
+        name, (0.1, 0, 48)
+    )
+    for m in (cls.preset(name) for cls in (GSLoRA, GSLoRAPlusPlus) if name in cls.presets):
+        assert (m.beta, m.bound, m.alpha, m.alpha_from) == TABLE[name][:4]
+        assert (m.share, m.shots, m.batch_size) == drawn
+        assert (m.epochs, m.rank, m.lora_alpha, m.lr, m.lr_end, m.weight_decay) == (
+            100,
+            8,
+            1.0,
+            1e-2,
+            1e-5,
+            0.05,
+        )
+    assert (m.forget_push, m.push_bound, m.retain_pull) == (*TABLE[name][4:], 0.0)
+    assert set(TABLE) == set(GSLoRAPlusPlus.presets) and set(GSLoRA.presets) == {"paper", "single"}
 
 
 def test_what_is_forgotten_falls_and_what_is_kept_stays():
@@ -171,6 +327,27 @@ def test_a_share_is_drawn_once_and_is_never_nothing():
     assert len(some) == 5 and seen[0] == seen[1] and len(set(seen[0])) == 5
     assert part(whole, 1.0, 3, torch.Generator()) is whole
     assert len(part(whole, 0.01, 3, torch.Generator())) == 1
+
+
+def test_shots_are_so_many_of_each_class_drawn_once():
+    """Of class 0 there are 2, of class 1 nine and of class 2 one."""
+    y = torch.tensor([1, 0, 1, 1, 2, 1, 1, 0, 1, 1, 1, 1])
+    whole = Resident(Arrays(torch.arange(12.0)[:, None], y))
+    found = [few(whole, 3, 5, torch.Generator().manual_seed(k)) for k in range(4)]
+    for some in found:
+        assert sorted(some.y.tolist()) == [0, 0, 1, 1, 1, 2]
+        (b,) = some.batches(9)
+        assert len(set(b.x[:, 0].tolist())) == 6 and torch.equal(y[b.x[:, 0].long()], b.y)
+    assert len({frozenset(next(some.batches(9)).x[:, 0].tolist()) for some in found}) > 1, "they are drawn"
+    assert few(whole, 0, 5, torch.Generator()) is whole
+
+
+def test_shots_and_share_are_what_training_reads():
+    run, how = Run(), GSLoRA(**{**SMALL, "batch_size": 4}, shots=2)
+    how.unlearn(subject(), split(), run)
+    assert len(run.log["forget"]) == 2, "six of three classes, in two batches of four"
+    of = Sample(split(), Settings.of(GSLoRA(share=0.5, shots=4)), Run().rng)
+    assert sorted(of.forget.y.tolist()) == [0] * 4 and len(of.retain) <= 12
 
 
 def test_a_network_without_linear_layers_is_refused():
@@ -254,3 +431,14 @@ def test_an_adapter_goes_through_the_bench_and_comes_back_from_the_store(tmp_pat
             assert torch.equal(made.module.eval()(x), known.module.eval()(x))
     save_like(done, tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_report_says_that_prototypes_did_nothing_made_now_or_from_the_store(tmp_path):
+    from unlearn import api
+    from unlearn.scenario import Seeds, parse
+
+    bench = api.bench(tmp_path / "store", "cpu")
+    how, scenario = GSLoRAPlusPlus(epochs=1, share=0.1), parse("digits/class=3,epochs=1")
+    for _ in range(2):
+        ((report, _),) = api.sweep(bench, [how], scenario, [Seeds()], [api.named(["drop"])[0]])
+        assert report.notes.count(UNFELT) == 1

@@ -44,7 +44,11 @@ class GSLoRA(Method[Classifies]):
         losses of a CosFace head: in the presets. A request of several is served with one β, where their scripts give
         one to each task. They keep the model with the best H-mean on test data; here it is the last one. The step
         size falls as a cosine, here with every step. A network that is no transformer gets maps beside every linear
-        layer. The presets are those of their later scripts without prototypes, see gs-lora-pp.
+        layer. The presets are those of their later scripts without prototypes, see gs-lora-pp. Their evaluation gives
+        the labels to the CosFace head, so that the accuracies they report include its margin; here none is added. Their
+        moving average of the weights copies the weights without the maps, so that it is the model before unlearning,
+        and is only logged; here there is none. What they log as the group norm is the sum of the norms of the four
+        matrices of a block; the log here, `lasso`, is the sum that is in the loss.
     """
 
     presets: ClassVar = {
@@ -75,6 +79,7 @@ class GSLoRA(Method[Classifies]):
     epochs: int = knob(8, "passes over the retain set", ge=1, search=(2, 30))
     batch_size: int = knob(48, "examples in a step, of either set", ge=1)
     share: float = knob(1.0, "share of both sets that is drawn once and read", gt=0, le=1)
+    shots: int = knob(0, "examples of each class that are kept of what is drawn; 0 for all", ge=0)
     weight_decay: float = knob(0.05, "of AdamW", ge=0)
     keep: Keep = knob("merged", "maps added to the weights, or kept beside them as an adapter of PEFT")
 
@@ -91,8 +96,8 @@ class GSLoRA(Method[Classifies]):
             gone = subject.loss(f, run.rng).mean()
             return subject.loss(r, run.rng).mean() + self.beta * bounded(bound, gone), gone
 
-        sample = Sample(data, self.share, self.batch_size, run.rng)
-        done: Classifies = adapt(subject, sample, Settings.of(self), terms, run)
+        how = Settings.of(self)
+        done: Classifies = adapt(subject, Sample(data, how, run.rng), how, terms, run)
         return done
 
     def restore(self, subject: Classifies, state: Mapping[str, Tensor]) -> Classifies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -44,6 +45,7 @@ class Settings:
     batch_size: int
     weight_decay: float
     share: float
+    shots: int
     alpha: float
     alpha_from: int
     keep: Keep
@@ -59,14 +61,16 @@ class Sample:
 
     Args:
         data: What the method was lent.
-        share: Share of either set that is drawn, 0 to 1.
-        size: Examples in a batch.
+        how: Share of either set that is drawn, examples of a class that are kept of it, and the size of a batch.
         rng: Of the draw and of the order.
     """
 
-    def __init__(self, data: Split, share: float, size: int, rng: Generator) -> None:
-        self.forget, self.retain = (part(h, share, size, rng) for h in (data.forget, data.retain))
-        self._size, self._rng = size, rng
+    def __init__(self, data: Split, how: Settings, rng: Generator) -> None:
+        self._size, self._rng = how.batch_size, rng
+        self.forget, self.retain = (
+            few(part(h, how.share, self._size, rng), how.shots, self._size, rng)
+            for h in (data.forget, data.retain)
+        )
 
     def pairs(self) -> Iterator[tuple[Batch, Batch]]:
         """One pass over the retain set, each batch beside one of the forget set, as (forget, retain)."""
@@ -88,6 +92,25 @@ def part(handle: Handle, share: float, size: int, rng: Generator) -> Handle:
     n = max(1, round(share * len(handle)))
     some = joined(list(islice(handle.batches(size, rng), -(-n // size))))
     return Resident(Arrays(some.x[:n], some.y[:n]), device=some.x.device)
+
+
+def few(handle: Handle, shots: int, size: int, rng: Generator) -> Handle:
+    """At most `shots` random examples of each class of a set, kept in memory; the set itself where `shots` is 0.
+
+    Ids of examples are not kept. The whole set is read once.
+    """
+    if not shots:
+        return handle
+    seen: Counter[int] = Counter()
+    found = []
+    for b in handle.batches(size, rng):
+        rows = []
+        for row, label in enumerate(b.y.tolist()):
+            rows += [row] if seen[label] < shots else []
+            seen[label] += 1
+        found.append(Batch(b.x[rows], b.y[rows], b.index[rows]))
+    some = joined(found)
+    return Resident(Arrays(some.x, some.y), device=some.x.device)
 
 
 def adapt(subject: Any, sample: Sample, how: Settings, terms: Terms, run: Run) -> Any:
