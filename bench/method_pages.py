@@ -9,7 +9,9 @@ options and presets its fields, parity tests the names of its test functions, re
 
 import ast
 import inspect
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 from unlearn.registry import methods, offers, subjects
@@ -21,13 +23,14 @@ from unlearn.report.verdict import judge
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "methods"
 RESULTS = ROOT / "docs" / "results"
+TESTS = ROOT / "tests"
 SHOWN, LEFT_OUT = 4, {"accuracy/retain", "accuracy/test_forget"}
 """How many headline scores a result row has, and which it skips; all are in the tables of docs/results/."""
 HEAD = """# Methods
 
 One page for each of the {n} methods: what it does, its equation, what it reads, its options with the published settings, where
-it differs from released code, the tests that hold it to its paper, and what it did on the scenarios of this repository, good
-or bad. Made by `python bench/method_pages.py`.
+it differs from released code, the tests that hold it to its paper, and what it did on the scenarios of this repository, with
+which settings, good or bad. Made by `python bench/method_pages.py`.
 
 | method | fits | reads | what it does |
 |---|---|---|---|
@@ -77,31 +80,98 @@ def table(head, rows):
 
 
 def tests_of(name):
-    """What the method's own test functions say, in words."""
-    path = ROOT / "tests" / "methods" / f"test_{name.replace('-', '_')}.py"
-    if not path.exists():
-        return []
-    found = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
-    names = [n.name.removeprefix("test_").replace("_", " ") for n in found if n.name.startswith("test_")]
-    return [f"[tests/methods/{path.name}](../../tests/methods/{path.name}):", "", *(f"- {n}" for n in names)]
+    """What the test functions that hold a method to its paper say, in words, file by file.
+
+    These are those of the file of its name, those elsewhere in tests/methods/ that use what its module defines, and those of
+    the pieces of unlearn/ops/ that it imports, in files of tests/ that import the piece and are named after it.
+    """
+    module = name.replace("-", "_")
+    pieces = pieces_of(parsed(ROOT / "unlearn" / "methods" / f"{module}.py"))
+    lines = []
+    for path in sorted((TESTS / "methods").glob("test_*.py")) + sorted(TESTS.glob("test_*.py")):
+        tree, about = parsed(path), path.stem.removeprefix("test_")
+        if path.parent == TESTS:
+            named = [p for p in pieces & pieces_of(tree) if f"{about}_".startswith(f"{p}_")]
+            found = tests_in(tree) if named else []
+        else:
+            found = tests_in(tree) if about == module else using(tree, f"unlearn.methods.{module}")
+        if found:
+            place = path.relative_to(ROOT).as_posix()
+            said = [f"- {n.name.removeprefix('test_').replace('_', ' ')}" for n in found]
+            lines += [*([""] if lines else []), f"[{place}](../../{place}):", "", *said]
+    return lines
+
+
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+def imports(tree):
+    """Pairs of module and name that a file imports from it."""
+    return [
+        (n.module, a.asname or a.name)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom)
+        for a in n.names
+    ]
+
+
+def pieces_of(tree):
+    """Names of the modules of unlearn/ops/ that a file imports from."""
+    return {m.removeprefix("unlearn.ops.") for m, _ in imports(tree) if m.startswith("unlearn.ops.")}
+
+
+def tests_in(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+
+
+def using(tree, module):
+    """The test functions that use a name of a module, themselves or by way of what else is in their file."""
+    wanted = {name for m, name in imports(tree) if m == module}
+    defined = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        defined |= {getattr(t, "name", getattr(t, "id", "")): node for t in targets}
+
+    def reached(node, seen):
+        for name in names_in(node) - seen:
+            seen.add(name)
+            if name in defined:
+                reached(defined[name], seen)
+        return seen
+
+    return [n for n in tests_in(tree) if wanted & reached(n, set())]
+
+
+def names_in(node):
+    """Names that are used somewhere in a piece of code, those of fixtures included."""
+    every = list(ast.walk(node))
+    return {n.id for n in every if isinstance(n, ast.Name)} | {n.arg for n in every if isinstance(n, ast.arg)}
 
 
 def results_of(name):
-    """Rows of every scenario with results of this method at its defaults; of requests in turn, after the last."""
+    """Rows of every scenario with results of this method, one for each of its settings; of requests in turn, after the last."""
     rows = []
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         found = [Report.load(p) for p in sorted(folder.glob(f"{name}-seed-*.json"))]
-        if not found:
-            continue
-        group = groups(found)[-1]
-        cells = [c for c in group.headline if c.value is not None and c.name not in LEFT_OUT][:SHOWN]
-        said = "; ".join(f"{c.name} {number(c.value)}"
-                         + (f" ± {number(c.half)}" if c.half is not None else "")
-                         + (f" (oracle {number(c.reference)})" if c.reference is not None else "") for c in cells)  # fmt: skip
-        page = RESULTS / f"{folder.name}.md"
-        link = f"[{folder.name}](../results/{page.name})" if page.exists() else folder.name
-        rows.append([link, str(len(group.reports)), judge(group).words, escape(said)])
-    return table(["scenario", "seeds", "verdict", "scores"], rows) if rows else []
+        for settings, group in {other_than_defaults(g.first): g for g in groups(found)}.items():
+            cells = [c for c in group.headline if c.value is not None and c.name not in LEFT_OUT][:SHOWN]
+            said = "; ".join(f"{c.name} {number(c.value)}"
+                             + (f" ± {number(c.half)}" if c.half is not None else "")
+                             + (f" (oracle {number(c.reference)})" if c.reference is not None else "") for c in cells)  # fmt: skip
+            page = RESULTS / f"{folder.name}.md"
+            link = f"[{folder.name}](../results/{page.name})" if page.exists() else folder.name
+            rows.append([link, settings, str(len(group.reports)), judge(group).words, escape(said)])
+    return table(["scenario", "settings", "seeds", "verdict", "scores"], rows) if rows else []
+
+
+def other_than_defaults(report):
+    """The settings of a run that are not today's defaults, in words; options that have gone since are among them."""
+    defaults = {k.name: k.default for k in methods.get(report.method).knobs()}
+    values = report.recipe["method"]["values"].items()
+    said = [f"{k}={v}" for k, v in values if k not in defaults or json.dumps(defaults[k]) != json.dumps(v)]
+    return escape(", ".join(said)) or "defaults"
 
 
 def page(name):
@@ -121,7 +191,7 @@ def page(name):
         lines += ["", "## Options", "", *options(cls)]
     for title, rest in (
         ("Tests against the paper", tests_of(name)),
-        ("Results at the defaults", results_of(name)),
+        ("Results", results_of(name)),
     ):
         lines += ["", f"## {title}", "", *rest] if rest else []
     if cls.expected_failures:
