@@ -1,5 +1,6 @@
 """Importance, alignment, front and search of single-layer unlearning, against values worked by hand."""
 
+import copy
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from unlearn.ops.slug import (
     per_example,
     search,
     step,
+    unmoved,
     weights,
 )
 from unlearn.runtime import Run
@@ -148,7 +150,7 @@ def stop():
 
 
 def test_gradients_are_meaned_over_batches_and_nothing_is_left_behind():
-    """The reference code never clears the gradients, so that those of forgetting leak into those of retaining."""
+    """The authors' scripts for Hugging Face models never clear them: those of forgetting leak into those of retaining."""
     w, idle = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.zeros(3))
     x = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     made = mean_gradients(((w * row).sum() for row in x), [w, idle])
@@ -157,12 +159,52 @@ def test_gradients_are_meaned_over_batches_and_nothing_is_left_behind():
     assert w.grad is None
 
 
-def test_candidates_are_the_matrices_of_the_layers():
-    found = set(weights(specimen("unet").subject.text))
-    attention = {f"encoder.layers.0.self_attn.{k}_proj.weight" for k in "kvq"}
-    assert found == attention | {
-        f"encoder.layers.0.{n}.weight" for n in ("self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+LAYERS = {f"encoder.layers.0.self_attn.{k}_proj.weight" for k in ("k", "q", "v", "out")} | {
+    f"encoder.layers.0.mlp.{n}.weight" for n in ("fc1", "fc2")
+}
+NORMS = {f"encoder.layers.0.layer_norm{k}.weight" for k in (1, 2)}
+
+
+def test_of_a_text_encoder_that_draws_norms_are_left_out():
+    assert set(weights(specimen("unet").subject.text, "norm")) == LAYERS
+
+
+def test_of_an_encoder_norms_and_the_kernel_over_patches_may_be_moved():
+    """All but what is named bias, logit_scale, position or embedding; the kernel is `conv1` in open_clip."""
+    text = {f"text_model.{n}" for n in {*LAYERS, *NORMS, "final_layer_norm.weight"}}
+    image = {f"vision_model.{n}" for n in {*LAYERS, *NORMS, "pre_layrnorm.weight", "post_layernorm.weight"}}
+    both = {
+        "text_projection.weight",
+        "visual_projection.weight",
+        "vision_model.embeddings.patch_embedding.weight",
     }
-    both = set(weights(specimen("clip").subject.module))
-    assert {"text_projection.weight", "visual_projection.weight"} <= both
-    assert not any("embedding" in n or "bias" in n or "scale" in n or "norm" in n for n in both)
+    assert set(weights(specimen("clip").subject.module)) == text | image | both
+
+
+def test_the_names_of_open_clip_are_told_apart_alike():
+    kept = (
+        "visual.conv1.weight",
+        "visual.ln_pre.weight",
+        "visual.proj",
+        "transformer.resblocks.0.attn.in_proj_weight",
+    )
+    left = ("visual.class_embedding", "visual.positional_embedding", "positional_embedding", "token_embedding.weight",
+            "logit_scale", "transformer.resblocks.0.attn.in_proj_bias", "ln_final.bias")  # fmt: skip
+
+    class Named(nn.Module):
+        def named_parameters(self, *_, **__):
+            return ((n, nn.Parameter(torch.ones(2))) for n in (*kept, *left))
+
+    assert tuple(weights(Named())) == kept
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_what_gradients_do_to_running_statistics_is_taken_back(train):
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)).train(not train)
+    before = copy.deepcopy(net.state_dict())
+    with unmoved(net, train=train):
+        assert all(m.training == train for m in net.modules())
+        net(torch.tensor([[5.0, 1.0], [7.0, 2.0]]))
+        assert torch.equal(net[0].running_mean, before["0.running_mean"]) != train
+    assert all(m.training != train for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

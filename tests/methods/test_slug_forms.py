@@ -13,6 +13,7 @@ from unlearn.methods.slug_encoder import SLUGEncoder, found
 from unlearn.ops.slug import weights
 from unlearn.patch import changed
 from unlearn.runtime import Run
+from unlearn.subjects.classifier import Classifier
 from unlearn.testing.tiny import specimen
 
 
@@ -26,19 +27,18 @@ def everything(handle):
     return next(handle.batches(10_000))
 
 
-def front(module, of_f, of_r):
+def front(module, of_f, of_r, start=""):
     """Names on the front by importance and alignment, with the forget gradients, for losses of the whole sets."""
-    named = {n: p for n, p in module.named_parameters() if n in weights(module)}
+    named = {n: p for n, p in weights(module).items() if n.startswith(start)}
     f, r = (
         torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
         for loss in (of_f, of_r)
     )
     known = {}
     for (n, p), gf, gr in zip(named.items(), f, r, strict=True):
-        known[n] = (
-            (gf.norm() / p.norm()).item(),
-            abs(nn.functional.cosine_similarity(gf.flatten(), gr.flatten(), 0).item()),
-        )
+        if gf.norm() > 0:
+            alignment = (gf.flatten() @ gr.flatten()).abs() / gf.norm() / gr.norm()
+            known[n] = (gf.norm() / p.norm()).item(), alignment.item()
     best = {n for n, (i, a) in known.items() if not any(j > i and b < a for j, b in known.values())}
     return best, dict(zip(named, f, strict=True))
 
@@ -62,14 +62,35 @@ def test_a_classifier_moves_one_layer_of_the_front_along_the_forget_gradient_til
 
 
 def test_where_biases_alone_answer_a_bias_is_moved():
-    """Every feature of the forgotten class is zero in this network, so that no matrix has a gradient."""
+    """Every feature of the forgotten class is zero in this network, so that no candidate has a gradient."""
     s, d = lent("conv")
     f = everything(d.forget)
     assert not s.features(f).any()
     before = copy.deepcopy(s.module.state_dict())
-    SLUGClassifier().unlearn(s, d, Run())
+    SLUGClassifier(batch_stats=False).unlearn(s, d, Run())
     assert list(changed(before, s.module.state_dict())) == ["11.bias"]
     assert (s.outputs(f).argmax(1) != f.y).all()
+
+
+@pytest.mark.parametrize("batch_stats", [True, False])
+def test_gradients_are_taken_in_the_mode_that_is_asked_for(batch_stats):
+    """With batch norm the two differ; its own statistics stay as they were, and steps are judged in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)).eval()
+    s, d = Classifier(net, 4), lent("mlp")[1]
+    f, r = everything(d.forget), everything(d.retain)
+    before, run = copy.deepcopy(net).train(batch_stats), Run()
+    best, grads = front(before, cross_entropy(before(f.x), f.y), cross_entropy(before(r.x), r.y))
+    start = copy.deepcopy(net.state_dict())
+    SLUGClassifier(batch_stats=batch_stats, batch_size=10_000).unlearn(s, d, run)
+    (name,) = changed(start, net.state_dict())
+    assert name in best
+    torch.testing.assert_close(
+        net.get_parameter(name) - start[name], run.log["size"][-1] * grads[name], rtol=1e-3, atol=1e-5
+    )
+    assert not any(m.training for m in net.modules())
+    assert (s.outputs(f).argmax(1) == f.y).float().mean().item() == run.log["left"][-1]
 
 
 def test_examples_of_classes_that_do_not_count_are_left_out():
@@ -92,18 +113,16 @@ def test_an_encoder_moves_one_layer_of_a_tower_along_the_gradient_of_one_minus_t
     out = before.module(input_ids=f.y, pixel_values=f.x)
     away = 1 - nn.functional.cosine_similarity(out.image_embeds, out.text_embeds)
     of_f = away.mean() if forget == "cosine" else before.loss(f).mean()
-    image, grads = front(before.module.vision_model, of_f, before.loss(r).mean())
+    best, grads = front(before.module, of_f, before.loss(r).mean(), "vis")
     SLUGEncoder(forget=forget, towers="image", left=0.5, batch_size=2).unlearn(s, d, run)
     (name,) = changed(before.module.state_dict(), s.module.state_dict())
-    assert name.startswith("vis")
-    inner = name.removeprefix("vision_model.")
-    if inner in grads:
-        step = s.module.get_parameter(name) - before.module.get_parameter(name)
-        torch.testing.assert_close(step, run.log["size"][-1] * grads[inner], rtol=1e-3, atol=1e-6)
+    assert name in best and len(best) < len(grads)
+    assert len(run.log["size"]) == 10 * len(best) + 1
+    step = s.module.get_parameter(name) - before.module.get_parameter(name)
+    torch.testing.assert_close(step, run.log["size"][-1] * grads[name], rtol=1e-3, atol=1e-6)
     top = s.outputs(f).argmax(1)
     own = (f.y[:, None] == s.texts).all(2).int().argmax(1)
     assert (top == own).float().mean().item() == pytest.approx(run.log["left"][-1])
-    assert image
 
 
 def test_both_towers_have_fronts_of_their_own(monkeypatch):
@@ -130,3 +149,12 @@ def test_found_counts_images_whose_text_is_asked_for():
     for k in (1, 2):
         hits = [o in row[:k].tolist() for o, row in zip(own.tolist(), order, strict=True) if o != 0]
         assert found(s, d.validation, k, counts) == pytest.approx(sum(hits) / len(hits))
+
+
+def test_published_settings():
+    """Steps from a tenth of ‖θ‖ / ‖g_f‖ on, ten of them, till nothing is found; batches of 16, among five texts."""
+    classifier, encoder = SLUGClassifier.preset("paper"), SLUGEncoder.preset("paper")
+    for m in (classifier, encoder):
+        assert (m.first, m.tries, m.left, m.batch_size) == (0.1, 10, 0.0, 16)
+    assert (encoder.top, encoder.forget, encoder.towers) == (5, "cosine", "both")
+    assert classifier.batch_stats

@@ -79,7 +79,7 @@ class SLUG(Method[Prompted]):
                 for prompts in (data.concept, data.preserve)
             )
             with only(subject.module, list(text.modules())):
-                found = weights(text)
+                found = weights(text, "norm")
                 slopes = [mean_gradients(losses(subject, p), list(found.values())) for p in (f, r)]
             layers = [Layer(n, *parts) for n, *parts in zip(found, found.values(), *slopes, strict=True)]
             operate(pareto(layers), self.first, self.tries, self.left, lambda: judged(subject, f, r), run)

@@ -13,7 +13,7 @@ from unlearn.knobs import knob
 from unlearn.method import Method, Preset
 from unlearn.ops.freezing import only
 from unlearn.ops.retrieval import among_best
-from unlearn.ops.slug import Layer, mean_gradients, movable, operate, pareto, per_example, weights
+from unlearn.ops.slug import Layer, mean_gradients, movable, operate, pareto, per_example, unmoved, weights
 from unlearn.registry import methods
 from unlearn.runtime import Run
 from unlearn.subject import Matches, mode
@@ -24,9 +24,9 @@ class SLUGEncoder(Method[Matches]):
     """Moves one layer of either tower along one gradient, till no forgotten image finds its text.
 
     With cos the cosine of an image and its own text, g_f is the gradient of the mean of 1 − cos over the forget set and
-    g_r that of the training loss over the retain set, both at the original and computed once. In each tower those weight
-    matrices θ_l are tried than which no other has both a larger importance ‖g_f‖ / ‖θ_l‖ and a smaller alignment
-    |cos(g_f, g_r)|. On each,
+    g_r that of the training loss over the retain set, both at the original, in train mode, and computed once. In each
+    tower those weights θ_l (matrices, kernels, gains of norms; no biases or embeddings) are tried than which no other has
+    both a larger importance ‖g_f‖ / ‖θ_l‖ and a smaller alignment |cos(g_f, g_r)|. On each,
 
         θ_l ← θ_l + λ g_f,
 
@@ -39,8 +39,8 @@ class SLUGEncoder(Method[Matches]):
 
     Differences from the authors' released code:
         The retain gradient is that of the whole set and of the subject's own contrastive loss, theirs of one shard, in
-        which images are contrasted with their neighbours in the batch. Gradients are taken in evaluation mode. Their
-        form with one loss for both gradients is `forget="contrastive"`.
+        which images are contrasted with their neighbours in the batch. Their form with one loss for both gradients is
+        `forget="contrastive"`.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "validation"})
@@ -54,8 +54,8 @@ class SLUGEncoder(Method[Matches]):
 
     first: float = knob(0.1, "first step, in units of ‖θ‖ / ‖g_f‖", gt=0, search=(0.01, 1.0))
     tries: int = knob(10, "steps that are tried on each layer", ge=1, search=(5, 20))
-    top: int = knob(1, "texts among which a forgotten image must not find its own", ge=1)
-    left: float = knob(0.0, "share of the forgotten images that may", ge=0, lt=1)
+    top: int = knob(1, "texts among which a forgotten image must not find its own", ge=1, search=(1, 5))
+    left: float = knob(0.0, "share of the forgotten images that may", ge=0, lt=1, search=(0.0, 0.1))
     forget: Literal["cosine", "contrastive"] = knob("cosine", "loss that should rise")
     towers: Literal["both", "image", "text"] = knob("both", "where the layer may be")
     batch_size: int = knob(64, "examples in a pass; the result does not depend on it", ge=1)
@@ -72,7 +72,10 @@ class SLUGEncoder(Method[Matches]):
             return left, 1 - found(subject, data.validation, 1, kept)
 
         with mode(subject.module, train=False):
-            with only(subject.module, list(subject.module.modules())):
+            with (
+                only(subject.module, list(subject.module.modules())),
+                unmoved(subject.module, train=True),
+            ):
                 named = self._candidates(subject.module)
                 slopes = [
                     self._slope(loss, h, list(named.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from unlearn.errors import Mismatch
+from unlearn.modes import mode
 from unlearn.runtime import Run
+
+LEFT_OUT = ("bias", "logit_scale", "position", "embedding")
+"""Words in the names of parameters that are not moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,34 @@ class Tried:
     harm: float
 
 
-def weights(part: nn.Module) -> dict[str, nn.Parameter]:
-    """The candidates: matrices and kernels; no bias, norm, scale, or embedding of tokens and positions."""
-    left_out = ("embedding", "position")
-    return {n: p for n, p in part.named_parameters() if p.ndim > 1 and not any(w in n for w in left_out)}
+def weights(part: nn.Module, *also: str) -> dict[str, nn.Parameter]:
+    """The candidates: all but biases, a scale of logits, and embeddings of tokens, classes and positions, by their names.
+
+    The kernel over the patches of an image counts, though transformers calls it an embedding: in open_clip, where the
+    authors' rule was seen, its name is `conv1`.
+
+    Args:
+        part: The model, or a part of it.
+        also: Further words whose bearers are left out.
+    """
+
+    def stays(name: str) -> bool:
+        words = {*LEFT_OUT, *also} - ({"embedding"} if "patch_embedding" in name else set())
+        return any(w in name for w in words)
+
+    return {n: p for n, p in part.named_parameters() if not stays(n)}
+
+
+@contextmanager
+def unmoved(module: nn.Module, *, train: bool) -> Iterator[None]:
+    """Train or evaluation mode in which buffers, such as the statistics of batch norm, come back bit for bit."""
+    kept = [(b, b.clone()) for b in module.buffers()]
+    try:
+        with mode(module, train=train):
+            yield
+    finally:
+        for b, before in kept:
+            b.copy_(before)
 
 
 def movable(layers: Iterable[Layer]) -> list[Layer]:
