@@ -5,9 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from one_weight import split
+from torch import nn
 
-from unlearn.data import Batch
+from unlearn.data import Batch, Resident
+from unlearn.methods import blindspot
 from unlearn.methods.blindspot import Blindspot, attention, blind_loss
+from unlearn.runtime import Run
+from unlearn.sources import Arrays
 from unlearn.subjects.regressor import Regressor
 
 
@@ -96,12 +101,119 @@ def test_layers_of_a_proxy_that_is_the_student_cost_nothing():
 
 def test_published_settings_are_those_of_the_notebooks():
     agedb, sts = Blindspot.preset("agedb"), Blindspot.preset("sts")
-    assert (agedb.proxy_epochs, agedb.proxy_lr, agedb.lr, agedb.epochs, agedb.beta) == (
-        2,
-        0.01,
-        1e-3,
-        1,
-        50.0,
+    for m, proxy_epochs, epochs in ((agedb, 2, 1), (sts, 10, 5)):
+        assert (m.proxy_epochs, m.proxy_lr, m.lr, m.epochs) == (proxy_epochs, 0.01, 1e-3, epochs)
+        assert (m.beta, m.batch_size) == (50.0, 256)
+    assert agedb.augment and not sts.augment
+
+
+def conv(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 1)
+        ).double()
+
+
+def sets():
+    """Four images to forget, whose targets would throw everything off, and nine to retain."""
+    rng = torch.Generator().manual_seed(2)
+    x = torch.randn(13, 1, 4, 4, generator=rng, dtype=torch.float64)
+    y = torch.randn(13, generator=rng, dtype=torch.float64)
+    y[:4] = 1e6
+    whole = Resident(Arrays(x, y), lambda x, rng: x)
+    return whole.take(torch.arange(4)), whole.take(torch.arange(4, 13))
+
+
+def forward(net, x, train):
+    """Activations of each layer with weights, the last being the output."""
+    a = torch.nn.functional.conv2d(x, net[0].weight, net[0].bias)
+    mean, var = (
+        (a.mean((0, 2, 3)), a.var((0, 2, 3), correction=0))
+        if train
+        else (net[1].running_mean, net[1].running_var)
     )
-    assert agedb.augment
-    assert (sts.proxy_epochs, sts.epochs, sts.lr, sts.beta) == (10, 5, 1e-3, 50.0)
+    b = (a - mean[:, None, None]) / (var[:, None, None] + net[1].eps).sqrt()
+    b = b * net[1].weight[:, None, None] + net[1].bias[:, None, None]
+    if train:
+        n = a[:, 0].numel()
+        net[1].running_mean.lerp_(mean.detach(), 0.1)
+        net[1].running_var.lerp_(var.detach() * n / (n - 1), 0.1)
+    c = b.relu().flatten(1) @ net[4].weight.T + net[4].bias
+    return a, b, c, c @ net[5].weight.T + net[5].bias
+
+
+def seen(a):
+    squares = (a**2).mean(1).flatten(1) if a.ndim == 4 else a**2
+    return squares / squares.square().sum(1, keepdim=True).sqrt()
+
+
+def adam(net, lr, loss, epochs):
+    opt = torch.optim.Adam(net.parameters(), lr)
+    for _ in range(epochs):
+        opt.zero_grad()
+        loss().backward()
+        opt.step()
+
+
+def by_hand(method, student, proxy):
+    """Both trainings with each set in one batch, activations and batch norm written out."""
+    (f, r) = (next(h.batches(64)) for h in sets())
+    fit = lambda: (forward(proxy, r.x, True)[-1][:, 0] - r.y).abs().mean()  # noqa: E731
+    adam(proxy, method.proxy_lr, fit, method.proxy_epochs)
+    with torch.no_grad():
+        blind = forward(proxy, f.x, False)
+
+    def loss():
+        own = forward(student, torch.cat([f.x, r.x]), True)
+        maps = sum((seen(a[:4]) - seen(b)).square().mean() for a, b in zip(own, blind, strict=True))
+        said = own[-1][:, 0]
+        forgotten = (said[:4] - blind[-1][:, 0]).abs().mean() + method.beta * maps
+        return 4 / 13 * forgotten + 9 / 13 * (said[4:] - r.y).abs().mean()
+
+    adam(student, method.lr, loss, method.epochs)
+
+
+def test_student_and_proxy_are_trained_as_by_hand():
+    """The proxy is new, sees the retain set alone and is then in evaluation mode; the student is in train mode."""
+    student, proxy = conv(0), conv(1)
+    method = Blindspot(beta=3.0, lr=0.03, epochs=3, proxy_epochs=4, proxy_lr=0.02)
+    by_hand(method, student, proxy)
+    subject = Regressor(conv(0), error="absolute", build=lambda: conv(1))
+    done = method.unlearn(subject, split(*sets()), Run()).module
+    for (name, wanted), got in zip(student.state_dict().items(), done.state_dict().values(), strict=True):
+        if "tracked" not in name:
+            torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_modes_while_it_unlearns_and_afterwards(monkeypatch):
+    modes = []
+
+    def watched(subject, proxy, *rest):
+        modes.append((subject.module.training, proxy.module.training))
+        return blind_loss(subject, proxy, *rest)
+
+    monkeypatch.setattr(blindspot, "blind_loss", watched)
+    subject = Regressor(conv(0).eval(), build=lambda: conv(1))
+    Blindspot(epochs=2, proxy_epochs=1).unlearn(subject, split(*sets()), Run())
+    assert modes == [(True, False)] * 2 and not subject.module.training
+
+
+class Halves:
+    """A recipe that sets every weight to a half and remembers what it was given."""
+
+    def fit(self, subject, handle, run):
+        self.rows = handle.rows.tolist()
+        for p in subject.module.parameters():
+            p.data.fill_(0.5)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_without_epochs_of_its_own_the_proxy_is_trained_by_the_whole_recipe(monkeypatch, epochs):
+    proxies, recipe = [], Halves()
+    monkeypatch.setattr(blindspot, "blind_loss", lambda s, p, *_: proxies.append(p) or s.module[5].bias.sum())
+    subject = Regressor(conv(0), recipe=recipe, build=lambda: conv(1))
+    Blindspot(epochs=1, proxy_epochs=epochs).unlearn(subject, split(*sets()), Run())
+    halves = all((p == 0.5).all() for p in proxies[0].module.parameters())
+    assert halves == (epochs == 0)
+    assert getattr(recipe, "rows", None) == (None if epochs else list(range(4, 13)))

@@ -26,19 +26,37 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def low_range(n):
+    """Sorted skewed targets: the first n, which a range request forgets, are unlike all of them."""
+    return torch.from_numpy(np.sort(np.random.default_rng(0).gamma(2.0, 3.0, 3 * n))).float()
+
+
 def test_the_draws_are_those_of_the_gaussian_of_all_targets():
-    y = torch.from_numpy(np.random.default_rng(0).gamma(2.0, 3.0, 2 * N)).float()
+    """Not of the forgotten ones: their mean is a third of the other, and their deviation a quarter."""
+    y = low_range(N)
     forget, retain = sets(y, N)
     drawn = gaussian_targets(forget, retain, 64, rng())(torch.arange(N)).numpy()
+    assert y[:N].mean() < 0.4 * y.mean() and y[:N].std() < 0.3 * y.std()
     assert kstest(drawn, "norm", args=(y.numpy().mean(), y.numpy().std())).pvalue > 0.01
     assert abs(np.corrcoef(drawn, y[:N].numpy())[0, 1]) < 0.06
 
 
 def test_every_column_has_a_gaussian_of_its_own():
-    y = torch.stack([torch.linspace(-1, 1, N), torch.linspace(90, 110, N)], 1)
-    drawn = gaussian_targets(*sets(y, N - 1), 64, rng())(torch.arange(N - 1))
-    np.testing.assert_allclose(drawn.mean(0).numpy(), [0.0, 100.0], atol=0.5)
+    """The forgotten ones lie low in the one and high in the other."""
+    y = torch.stack([low_range(N), 1000 - 5 * low_range(N)], 1)
+    drawn = gaussian_targets(*sets(y, N), 64, rng())(torch.arange(N))
+    far = y.std(0) * 5 / N**0.5
+    assert ((drawn.mean(0) - y.mean(0)).abs() < far).all() and (
+        (y[:N].mean(0) - y.mean(0)).abs() > 10 * far
+    ).all()
     np.testing.assert_allclose(drawn.std(0).numpy(), y.std(0).numpy(), rtol=0.05)
+
+
+def test_the_deviation_is_that_of_a_population():
+    """Of 0, 2 and 4 the mean is 2 and the variance 8 / 3, by n and not by n - 1."""
+    forget, retain = sets(torch.tensor([0.0, 2.0, 4.0]), 2)
+    drawn = gaussian_targets(forget, retain, 64, rng(5))(torch.arange(2))
+    torch.testing.assert_close(drawn, 2 + (8 / 3) ** 0.5 * torch.randn(2, generator=rng(5)))
 
 
 def test_an_example_has_one_draw_whatever_the_size_of_a_pass():
@@ -75,3 +93,9 @@ def test_the_draw_stays_over_all_epochs_and_retained_targets_are_their_own(epoch
     assert all(given[i] == {round(v, 5)} for i, v in own.items())
     before = dict(zip(tiny.sets["forget"].rows.tolist(), tiny.sets["forget"].y.tolist(), strict=True))
     assert all(given[i] != {round(v, 5)} for i, v in before.items())
+
+
+def test_published_settings_are_those_of_the_notebooks():
+    agedb, sts = GaussianAmnesiac.preset("agedb"), GaussianAmnesiac.preset("sts")
+    assert (agedb.lr, agedb.epochs, agedb.batch_size, agedb.augment) == (1e-3, 1, 256, True)
+    assert (sts.lr, sts.epochs, sts.batch_size, sts.augment) == (1e-3, 5, 256, False)

@@ -40,8 +40,12 @@ class Blindspot(Method[RegressesInLayers]):
         Tarun et al., 2023, Deep regression unlearning, arXiv:2210.08196
 
     Differences from the authors' released code:
-        Every batch holds both sets in proportion, where theirs shuffles the two together. Their scheduler is made and
-        never stepped, so there is none. What Q is of rows and tokens is our reading: the code shows it for images.
+        Every batch holds both sets in proportion, where theirs shuffles the two together. Their scheduler of the student
+        is made and never stepped, so there is none. Layers are all modules with weights, before activations; theirs are
+        the outputs of blocks that a network returns, in AllCNN eight after their ReLU, and not the last layer. Q is the
+        paper's mean over channels; their code takes the mean over dimension 1 whatever that is, so for STS-B over the
+        tokens of (B, L, H), and of a row (B, D) it leaves one number, which normalised is 1 and counts for nothing.
+        For STS-B they keep the proxy of the epoch with the best validation loss, here it is that of the last.
         `proxy_epochs=0` trains the proxy by the model's whole recipe, which costs a retraining.
     """
 
@@ -53,7 +57,7 @@ class Blindspot(Method[RegressesInLayers]):
         ),
         "sts": Preset(
             "authors' notebook, STS-B, LSTM, scores below 2, squared error",
-            {"proxy_epochs": 10, "beta": 50.0, "lr": 1e-3, "epochs": 5},
+            {"proxy_epochs": 10, "proxy_lr": 0.01, "beta": 50.0, "lr": 1e-3, "epochs": 5, "batch_size": 256},
         ),
     }  # fmt: skip
 

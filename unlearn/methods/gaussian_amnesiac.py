@@ -34,15 +34,18 @@ class GaussianAmnesiac(Method[Regresses]):
 
     Differences from the authors' released code:
         Every batch holds both sets in proportion, where theirs shuffles the two together. The forget set's own targets
-        are read for μ and σ alone.
+        are read for μ and σ alone. σ is that of the training set as a population; theirs divides by n − 1, not n.
     """
 
     presets: ClassVar = {
         "agedb": Preset(
             "authors' notebook, AgeDB, AllCNN, ages to 30, absolute error",
-            {"lr": 1e-3, "epochs": 1, "batch_size": 256},
+            {"lr": 1e-3, "epochs": 1, "batch_size": 256, "augment": True},
         ),
-        "sts": Preset("authors' notebook, STS-B, LSTM, scores below 2, squared error", {"lr": 1e-3, "epochs": 5}),
+        "sts": Preset(
+            "authors' notebook, STS-B, LSTM, scores below 2, squared error",
+            {"lr": 1e-3, "epochs": 5, "batch_size": 256},
+        ),
     }  # fmt: skip
 
     lr: float = knob(4.9e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
