@@ -142,9 +142,13 @@ def every(subject, *without):
 
 
 def published():
-    """The first preset of every method for classifiers that has one, less those that ask for a thousand models."""
+    """The first preset of every method for classifiers that has one, less guesses and those that ask for a thousand models."""
     named = [(n, next(iter(methods.get(n).presets), "")) for n in every("classifier")]
-    return ("retrain", "none", *(pair for pair in named if pair[1] and pair[0] not in A_THOUSAND))
+    return (
+        "retrain",
+        "none",
+        *(p for p in named if p[1] not in ("", "reconstructed") and p[0] not in A_THOUSAND),
+    )
 
 
 def lent(network, c):

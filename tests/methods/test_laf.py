@@ -128,19 +128,25 @@ def rows(x):
     return Resident(Arrays(x, torch.zeros(len(x)).long()), lambda x, rng: x)
 
 
-def test_one_step_down_each_loss_by_adam(monkeypatch):
-    """The first step of Adam is η g / (|g| + 1e-8); at θ₀ all s are zero, and after it they are not."""
-    monkeypatch.setattr(LAF, "_autoencoder", lambda self, e, run: Scaled(1 / len(e)))
-    x_f, x_r, a, b, t = random(3, 3), random(4, 3, seed=1), 0.01, 0.02, 0.5
-    whole = Resident(Arrays(torch.cat([x_f, x_r]), torch.zeros(7).long()), lambda x, rng: x)
-    data = split(whole.take(torch.arange(3)), whole.take(torch.arange(3, 7)))
-    method = LAF(extractor_lr=a, alignment_lr=b, temperature=t, epochs=1, batch_size=8)
-    done = method.unlearn(two_layers(), data, Run())
-    w = two_layers().module[0].weight.detach().numpy()
+class Adam:
+    """As its authors write it."""
+
+    def __init__(self, lr):
+        self.lr, self.m, self.v, self.t = lr, 0, 0, 0
+
+    def step(self, w, g):
+        self.t += 1
+        self.m, self.v = 0.9 * self.m + 0.1 * g, 0.999 * self.v + 0.001 * g**2
+        m, v = self.m / (1 - 0.9**self.t), self.v / (1 - 0.999**self.t)
+        return w - self.lr * m / (np.sqrt(v) + 1e-8)
+
+
+def by_hand(x_f, x_r, w, lrs, t, epochs):
+    """Weights of the first layer after so many pairs of steps, each with both sets whole."""
     f, r, old = x_f.numpy(), x_r.numpy(), w.copy()
 
     def extractor(w):
-        m_r, m_f = (m_of(x @ w.T, x @ w.T / n) for x, n in ((r, 7), (f, 3)))
+        m_r, m_f = (m_of(x @ w.T, x @ w.T / n) for x, n in ((r, len(f) + len(r)), (f, len(f))))
         return np.exp(m_r / (m_r + 1)).sum() - np.exp(m_f / (m_f + 1)).sum()
 
     def cosines(w, x):
@@ -150,10 +156,26 @@ def test_one_step_down_each_loss_by_adam(monkeypatch):
     def aligned(w):
         return (1 - cosines(w, r)).sum() - len(r) * logsumexp((1 - cosines(w, f)) / t)
 
-    for loss, lr in ((extractor, a), (aligned, b)):
-        g = numeric(loss, w)
-        w = w - lr * g / (np.abs(g) + 1e-8)
-    np.testing.assert_allclose(done.module[0].weight.detach(), w, atol=1e-5)
+    plan = [(loss, Adam(lr)) for loss, lr in zip((extractor, aligned), lrs, strict=True)]
+    for loss, opt in plan * epochs:
+        w = opt.step(w, numeric(loss, w))
+    return w
+
+
+@pytest.mark.parametrize(("epochs", "t"), [(1, 0.5), (6, 0.1), (6, 5.0)])
+def test_steps_down_each_loss_are_those_of_adam(monkeypatch, epochs, t):
+    """A first step of Adam knows the sign of a gradient alone; after several τ and the weights of both sums matter."""
+    monkeypatch.setattr(LAF, "_autoencoder", lambda self, e, run: Scaled(1 / len(e)))
+    x_f, x_r, lrs = random(3, 3), random(4, 3, seed=1), (0.01, 0.02)
+    whole = Resident(Arrays(torch.cat([x_f, x_r]), torch.zeros(7).long()), lambda x, rng: x)
+    data = split(whole.take(torch.arange(3)), whole.take(torch.arange(3, 7)))
+    method = LAF(extractor_lr=lrs[0], alignment_lr=lrs[1], temperature=t, epochs=epochs, batch_size=8)
+    done = method.unlearn(two_layers(), data, Run())
+    start = two_layers().module[0].weight.detach().numpy()
+    wanted = by_hand(x_f, x_r, start, lrs, t, epochs)
+    np.testing.assert_allclose(done.module[0].weight.detach(), wanted, atol=1e-5)
+    if epochs > 1:
+        assert np.abs(by_hand(x_f, x_r, start, lrs, 2 * t, epochs) - wanted).max() > 1e-3
     assert torch.equal(done.module[1].weight, two_layers().module[1].weight)  # the head has no part in it
 
 
@@ -217,3 +239,40 @@ def test_repair_reads_as_many_labelled_batches_as_the_forget_set_has():
     assert read[3] - read[0] == 2 + 3 * 2 * 8  # a look at the head, then two batches of eight in each epoch
     assert LAF().reads() == {"forget.x", "retain.x"}
     assert LAF(repair_epochs=1).reads() == {"forget.x", "retain"}
+
+
+def test_the_autoencoders_are_made_and_fitted_as_asked(monkeypatch):
+    made, fitted = [], []
+
+    def make(*args):
+        made.append(args)
+        return FeatureVAE(*args)
+
+    monkeypatch.setattr(laf, "FeatureVAE", make)
+    monkeypatch.setattr(laf, "fit_vae", lambda _vae, e, _rng, *how: fitted.append((len(e), *how)))
+    whole = Resident(Arrays(random(7, 3), torch.zeros(7).long()), lambda x, rng: x)
+    data = split(whole.take(torch.arange(3)), whole.take(torch.arange(3, 7)))
+    for decoder in ("linear", "sigmoid"):
+        LAF(epochs=1, latent=5, decoder=decoder, vae_epochs=4, vae_lr=0.3, beta=0.7).unlearn(
+            two_layers(), data, Run()
+        )
+    assert made == [(2, 5, False)] * 2 + [(2, 5, True)] * 2
+    assert fitted == [(7, 4, 0.3, 0.7), (3, 4, 0.3, 0.7)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("random-small", (8, 20, 5e-5, 1e-4, 5)),
+        ("random", (16, 40, 1e-5, 4e-5, 20)),
+        ("paper-small", (8, 20, 5e-5, 1e-4, 20)),  # class removal and label noise have one row
+        ("paper", (16, 40, 1e-5, 5e-5, 20)),
+        ("noisy", (16, 40, 1e-5, 4e-5, 5)),
+    ],
+)
+def test_published_settings(name, row):
+    m = LAF.preset(name)
+    assert (m.latent, m.epochs, m.extractor_lr, m.alignment_lr, m.temperature) == row
+    assert (m.batch_size, m.vae_epochs, m.vae_lr, m.beta, m.decoder) == (32, 10, 1e-3, 0.025, "sigmoid")
+    assert m.repair_epochs == 0
+    assert set(LAF.presets) == {"random-small", "random", "paper-small", "paper", "noisy"}

@@ -19,6 +19,12 @@ from unlearn.registry import methods
 from unlearn.runtime import Run
 from unlearn.subject import EmbedsClasses, mode
 
+RESNET = "authors' code, CIFAR-10 and SVHN, ResNet-18"
+CNN = "authors' code, MNIST and Fashion-MNIST, small CNN"
+RELEASED = {"batch_size": 32, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"}
+LARGE = {"extractor_lr": 1e-5, "epochs": 40, "latent": 16}
+SMALL = {"extractor_lr": 5e-5, "alignment_lr": 1e-4, "epochs": 20, "latent": 8}
+
 
 @methods.register("laf")
 class LAF(Method[EmbedsClasses]):
@@ -41,21 +47,22 @@ class LAF(Method[EmbedsClasses]):
     Differences from the authors' released code:
         Features are what enters the head, where theirs come from a linear layer of 256 units that is added
         for the purpose. The autoencoders return any number; theirs end in a sigmoid, which cannot return
-        features outside 0 to 1: `decoder`. They are trained on features of plain images, made once.
+        features outside 0 to 1: `decoder`. They are trained on features of plain images, made once. The step size of
+        LAF+R was not recorded, so `repair_lr` is ours, and no preset sets it.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x"})
     presets: ClassVar = {
-        "paper": Preset(
-            "authors' code, CIFAR-10 and SVHN, ResNet-18, class removal",
-            {"extractor_lr": 1e-5, "alignment_lr": 5e-5, "epochs": 40, "batch_size": 32, "temperature": 20.0,
-             "latent": 16, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
-        ),
+        "paper": Preset(f"{RESNET}, class removal", {**RELEASED, **LARGE, "alignment_lr": 5e-5, "temperature": 20.0}),
         "paper-small": Preset(
-            "authors' code, MNIST and Fashion-MNIST, small CNN, class removal",
-            {"extractor_lr": 5e-5, "alignment_lr": 1e-4, "epochs": 20, "batch_size": 32, "temperature": 20.0,
-             "latent": 8, "vae_epochs": 10, "vae_lr": 1e-3, "beta": 0.025, "decoder": "sigmoid"},
+            f"{CNN}, class removal and label noise", {**RELEASED, **SMALL, "temperature": 20.0}
         ),
+        "random-small": Preset(f"{CNN}, two fifths of half of the classes", {**RELEASED, **SMALL, "temperature": 5.0}),
+        "random": Preset(
+            f"{RESNET}, two fifths of half of the classes",
+            {**RELEASED, **LARGE, "alignment_lr": 4e-5, "temperature": 20.0},
+        ),
+        "noisy": Preset(f"{RESNET}, label noise", {**RELEASED, **LARGE, "alignment_lr": 4e-5, "temperature": 5.0}),
     }  # fmt: skip
 
     extractor_lr: float = knob(5.4e-3, "step size of Adam down L_UE", gt=0, search=(1e-5, 1e-2))

@@ -8,7 +8,7 @@ import torch
 
 from unlearn.data import Split
 from unlearn.knobs import knob
-from unlearn.method import Method
+from unlearn.method import Method, Preset
 from unlearn.ops.distill import divergence
 from unlearn.ops.steps import descend, outputs_by_index
 from unlearn.registry import methods
@@ -40,6 +40,12 @@ class StochasticTeacher(Method[Distills]):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x"})
+    presets: ClassVar = {
+        "reconstructed": Preset(
+            "published nowhere: one pass erases, as the abstract says; steps, batches and repair are a guess",
+            {"erase_lr": 1e-3, "erase_epochs": 1, "lr": 1e-3, "epochs": 5, "batch_size": 128},
+        )
+    }
 
     erase_lr: float = knob(0.01, "step size η_e of Adam while it erases", gt=0, search=(1e-4, 3e-2))
     erase_epochs: int = knob(5, "passes over the forget set", ge=1, search=(1, 10))
