@@ -82,6 +82,27 @@ def test_the_loop_is_that_of_plain_torch(pull):
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_loop_is_in_train_mode(flag):
+    """Batch norm takes the statistics of batches and follows them, dropout drops; flags are put back."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, C)).train(flag)
+    student, x, t = Classifier(copy.deepcopy(net), C), torch.randn(8, 4), torch.randn(8, C)
+    torch.manual_seed(1)
+    match(student, Resident(Arrays(x, t)), Steps(0.05, 0.5, 3, 4, 0.0, False), Run())
+    assert all(m.training == flag for m in student.module.modules())
+    torch.manual_seed(1)
+    opt = torch.optim.Adam(net.train().parameters(), lr=0.05)
+    for epoch in range(3):
+        opt.param_groups[0]["lr"] = 0.05 * 0.5**epoch
+        for rows in torch.arange(8).split(4):
+            opt.zero_grad()
+            mse_loss(net(x[rows]), t[rows]).backward()
+            opt.step()
+    torch.testing.assert_close(student.module.state_dict(), net.state_dict())
+    assert net[1].running_mean.abs().max() > 0
+
+
 def test_a_drawn_order_differs_from_pass_to_pass(monkeypatch):
     orders = []
 

@@ -19,20 +19,29 @@ def net(seed):
         return nn.Linear(D, C)
 
 
-def data(kind="half-in", models=M):
-    """A split of ten rows, of which three are forgotten, with linear models; label-free sets."""
+def normed(seed, *, train=True):
+    """A model whose answers differ between the modes, by batch norm and by dropout; it comes in train mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Linear(D, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, C))
+        made[1](3 * torch.randn(50, 5) + 1)
+    return made.train(train)
+
+
+def data(kind="half-in", models=M, make=net):
+    """A split of ten rows, of which three are forgotten, with models, linear ones by default; label-free sets."""
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(8))
     whole = Resident(Arrays(x, torch.zeros(N, dtype=torch.long)))
     kept = torch.tensor([i for i in range(N) if i not in FORGET.tolist()])
     sets = [Counted(whole.take(rows), unlabeled="it", name="set") for rows in (FORGET, kept)]
     seen = SEEN[:models] if kind == "half-in" else torch.isin(torch.arange(N), kept).expand(models, -1)
-    pool = Lent([Classifier(net(100 + k), C) for k in range(models)], torch.arange(N), seen, 3.5)
+    pool = Lent([Classifier(make(100 + k), C) for k in range(models)], torch.arange(N), seen, 3.5)
     return Split(*sets, None, None, None, pool=pool), x
 
 
-def by_loops(x, scale, gone=(2, 5, 7)):
+def by_loops(x, scale, gone=(2, 5, 7), make=net):
     """f₀(x) − κ Σ_{i ∈ F} A[i, x] for one example, with plain numbers."""
-    said = [net(100 + k)(x).tolist() for k in range(M)]
+    said = [make(100 + k)(x[None])[0].tolist() for k in range(M)]
     found = []
     for c in range(C):
         total = 0.0
@@ -40,5 +49,5 @@ def by_loops(x, scale, gone=(2, 5, 7)):
             saw = [said[m][c] for m in range(M) if SEEN[m, i]]
             others = [said[m][c] for m in range(M) if not SEEN[m, i]]
             total += sum(saw) / len(saw) - sum(others) / len(others)
-        found.append(net(0)(x).tolist()[c] - scale * total)
+        found.append(make(0)(x[None])[0].tolist()[c] - scale * total)
     return found

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pools import FORGET, C, M, by_loops, data, net
+from pools import FORGET, C, M, by_loops, data, net, normed
 
 from unlearn.errors import BadValue, UnknownName
 from unlearn.methods import datamodel_matching
@@ -48,6 +48,21 @@ def test_own_entries_say_what_an_example_adds_to_itself(taught):
         torch.testing.assert_close(batch.y[k], torch.tensor(wanted), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(batch.y[3:], net(0)(batch.x[3:]), msg="retain examples keep their outputs")
+
+
+@pytest.mark.parametrize("entries", ["all", "own"])
+def test_original_and_models_answer_in_evaluation_mode(taught, entries):
+    """All come in train mode, where batch norm and dropout would answer otherwise, and stay as they were."""
+    split, x = data(make=normed)
+    subject = Classifier(normed(0), C)
+    DatamodelMatching(models=M, entries=entries, scale=0.7, retain_times=1.0).unlearn(subject, split, Run())
+    (batch,) = taught[0][0].batches(100)
+    for k, i in enumerate(FORGET.tolist()):
+        gone = FORGET.tolist() if entries == "all" else [i]
+        wanted = by_loops(x[i], 0.7, gone, lambda seed: normed(seed, train=False))
+        torch.testing.assert_close(batch.y[k], torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(subject.module.state_dict(), normed(0).state_dict(), rtol=0, atol=0)
+    assert subject.module.training
 
 
 def test_each_set_is_read_once_and_the_pool_is_charged(taught):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from pools import C, M, by_loops, data, net
+from pools import C, M, by_loops, data, net, normed
 from torch.nn.functional import cross_entropy
 
 from unlearn.data import Batch
 from unlearn.methods.dm_direct import DMDirect
 from unlearn.patch import changed
 from unlearn.runtime import Run
+from unlearn.subject import mode
 from unlearn.subjects.classifier import Classifier
 
 
@@ -80,3 +81,19 @@ def test_it_reads_the_forget_set_once_and_no_other(served):
     DMDirect(models=M).unlearn(Classifier(net(0), C), split, Run())
     assert (split.forget.read, split.retain.read) == (3, 0) and split.pool.read > 0
     assert DMDirect().reads() == {"forget.x", "pool"} and DMDirect(models=8).wants() == ("half-in", 8)
+
+
+def test_original_and_models_answer_in_the_mode_of_what_is_served():
+    """What is served is asked in evaluation mode, like any model, and hands that on to all that it rests on."""
+    split, _ = data(make=normed)
+    served = DMDirect(models=M, scale=0.7).unlearn(Classifier(normed(0), C), split, Run())
+    batch = asked()
+    with mode(served.module, train=False), torch.no_grad():
+        said = served.outputs(batch)
+    wanted = [by_loops(v, 0.7, make=lambda seed: normed(seed, train=False)) for v in batch.x]
+    torch.testing.assert_close(said, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_published_settings():
+    paper = DMDirect.preset("paper")
+    assert (paper.models, paper.scale, paper.attribution) == (1000, 1.0, "difference")

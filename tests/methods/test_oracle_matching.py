@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pools import FORGET, C, data, net
+from pools import FORGET, C, data, net, normed
 
 from unlearn.methods import oracle_matching
 from unlearn.methods.oracle_matching import OracleMatching
@@ -37,16 +37,24 @@ def test_training_leads_to_them():
     assert (split.forget.read, split.retain.read) == (3, 7) and split.pool.read == 2 * 7
 
 
+def test_retrained_models_answer_in_evaluation_mode(monkeypatch):
+    """They are lent in train mode, where batch norm and dropout would answer otherwise, and stay as they were."""
+    found = []
+    monkeypatch.setattr(oracle_matching, "match", lambda _s, lesson, *_: found.append(lesson))
+    split, _ = data("retrained", 3, normed)
+    OracleMatching(models=3, retain_times=1.0).unlearn(Classifier(normed(0), C), split, Run())
+    (batch,) = found[0].batches(100)
+    with torch.no_grad():
+        wanted = sum(normed(100 + k, train=False)(batch.x) for k in range(3)) / 3
+    torch.testing.assert_close(batch.y, wanted)
+    for k, lent in enumerate(split.pool.subjects):
+        torch.testing.assert_close(lent.module.state_dict(), normed(100 + k).state_dict(), rtol=0, atol=0)
+
+
 def test_published_settings():
     paper, function = (OracleMatching.preset(n) for n in ("paper", "function"))
-    assert (paper.models, paper.epochs, paper.lr, paper.retain_times, paper.forget_times) == (
-        1,
-        4,
-        1e-4,
-        20,
-        5,
-    )
-    assert (function.models, function.epochs, function.lr) == (10, 5, 5e-4)
-    assert (function.retain_times, function.forget_times, function.shuffle) == (3, 1, False)
+    for m, row in ((paper, (1, 4, 1e-4, 20, 5, True)), (function, (10, 5, 5e-4, 3, 1, False))):
+        assert (m.models, m.epochs, m.lr, m.retain_times, m.forget_times, m.shuffle) == row
+        assert (m.batch_size, m.decay, m.pull) == (512, 0.95, 0.0)
     assert OracleMatching(models=3).wants() == ("retrained", 3)
     assert OracleMatching().reads() == {"forget.x", "retain.x", "pool"}

@@ -50,8 +50,8 @@ class DatamodelMatching(Method[Predicts]):
     Differences from the authors' released code:
         Theirs reads A from a file, and how that was made is not in the code that was read; ours estimates it.
         Targets are computed once and in single precision, where theirs come anew at every step under automatic mixed
-        precision. Own entries alone are an option of their DM-direct. Their other optimisers and the cross-entropy to
-        probabilities are left out. The retain examples are drawn by the run's seed; theirs always with 42.
+        precision. Own entries alone are an option of their DM-direct, `diagonal_only`. Their other optimisers and the
+        cross-entropy to probabilities are left out. The retain examples are drawn by the run's seed; theirs always with 42.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"forget.x", "retain.x", "pool"})
