@@ -50,11 +50,11 @@ class SCARSelf(Method[EmbedsClasses]):
         "noisy": "It removes whole classes only and refuses anything else.",
     }
 
-    lr: float = knob(1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
-    epochs: int = knob(30, "largest number of passes over the surrogates", ge=1, search=(5, 40))
+    lr: float = knob(1.1e-3, "step size of Adam", gt=0, search=(1e-4, 1e-2))
+    epochs: int = knob(12, "largest number of passes over the surrogates", ge=1, search=(5, 40))
     batch_size: int = knob(64, "surrogates in a step", ge=1)
-    lambda1: float = knob(1.0, "weight λ1 of the distance", ge=0, search=(0.1, 3.0))
-    lambda2: float = knob(5.0, "weight λ2 of distillation", ge=0, search=(0.1, 10.0))
+    lambda1: float = knob(1.4, "weight λ1 of the distance", ge=0, search=(0.1, 3.0))
+    lambda2: float = knob(0.4, "weight λ2 of distillation", ge=0, search=(0.1, 10.0))
     delta: float = knob(0.5, "exponent δ of features", gt=0, le=1)
     gamma1: float = knob(3.0, "share γ1 of the mean variance added to variances", ge=0)
     gamma2: float = knob(3.0, "share γ2 of the mean covariance added to covariances", ge=0)
