@@ -19,6 +19,10 @@ EXACT = (
     "The original is trained so that examples can be deleted from it exactly. Mean ± half-width of the 95 % t-interval over "
     "three seeds."
 )
+RECORDED = (
+    "The original is trained with a record of what every step changed, so that amnesiac-true can subtract steps; amnesiac, which "
+    f"relabels, needs none. {DEFAULTS}."
+)
 HOLE = (
     f"A hole in the centre of each digit is filled in. {DEFAULTS}, which are tuned on classifiers but for i2i's, or at a preset "
     "that names a baseline of I2I."
@@ -79,6 +83,10 @@ WHY_PUBLISHED = (
 """On seed 0, shares of the forget set and of validation data."""
 
 
+WHY_LABEL_FREE = (
+    "ssd, label-free: no ratio of importances reaches α = 10 where a tenth is forgotten; with `--alpha 5` nothing of the class and "
+    "98 % of the rest is left, with `--alpha 3` 51 % of the rest.",
+)
 WHY_VIT = (
     "finetune, salun: steps of 0.1 and 0.05 were chosen on a residual network and break a transformer; SalUn with `--lr 0.002` "
     "forgets all and keeps 96 % of the rest, fine-tuning with `--lr 0.01` leaves 13 % of the class and keeps 95 %.",
@@ -162,6 +170,8 @@ def lent(network, c):
     return Sheet(text, f"{LENT} One seed; methods at their defaults.", FIVE, (0,))
 
 
+CLASSIFYING = (*every("classifier"), ("ssd", "label-free"))
+RELABELLING = ("retrain", "none", "amnesiac-true", "amnesiac")
 SMALL = "test_limit=2000,network=resnet8,epochs=12,batch=32"
 """What two cores carry: a network is trained in a minute."""
 CIFAR10 = f"limit=1000,{SMALL},data=data/cifar10"
@@ -170,9 +180,9 @@ FASHION = f"limit=1500,{SMALL},data=data/fashion_mnist"
 FACES = (*CORE, "unsir", "boundary-shrink", "boundary-expand", "laf", "convolution-transpose")
 LOW_RANK = (*CORE, "gs-lora", "gs-lora-pp")
 SHEETS = {
-    "digits-class-3": Sheet("digits/class=3", methods=every("classifier")),
-    "digits-random-0.1": Sheet("digits/random=0.1", methods=every("classifier")),
-    "digits-noisy": Sheet("digits/noisy,noise=0.1", methods=every("classifier")),
+    "digits-class-3": Sheet("digits/class=3", methods=CLASSIFYING, why=WHY_LABEL_FREE),
+    "digits-random-0.1": Sheet("digits/random=0.1", methods=CLASSIFYING),
+    "digits-noisy": Sheet("digits/noisy,noise=0.1", methods=CLASSIFYING),
     "digits-class-3-published": Sheet(
         "digits/class=3",
         PUBLISHED,
@@ -187,6 +197,15 @@ SHEETS = {
     "digits-s3t-random": Sheet(
         "digits/random=0.01,deletable=s3t:5x4", EXACT, ("retrain", "none", "sisa", "s3t"), more=CAPACITY
     ),
+    **{
+        f"digits-recorded-{kind}": Sheet(f"digits/{text},deletable=updates", RECORDED, RELABELLING)
+        for kind, text in (
+            ("class", "class=3"),
+            ("random", "random=0.1"),
+            ("noisy", "noisy,noise=0.1"),
+            ("few", "random=0.01"),
+        )
+    },
     "digits-vit-in-turn": Sheet(
         "digits/class=1+2+3+4,network=vit", methods=LOW_RANK, more=("h-mean", "drop/earlier")
     ),

@@ -99,3 +99,45 @@ def test_the_label_free_form_reads_no_target():
     assert method.reads() == {"forget.x", "retain.x"}
     assert [h.read for h in sealed] == [7, 7]
     assert not torch.equal(done.module[0].weight, before.module[0].weight)
+
+
+def by_class(data):
+    """The same examples sorted by their class, as the authors' loader has them in class removal."""
+    order = data.source.y.argsort(stable=True)
+    return Resident(Arrays(data.source.x[order], data.source.y[order]), keep)
+
+
+def moved(forget, retain, **knobs):
+    done = SSD(alpha=1.2, importance="batch", batch_size=4, **knobs).unlearn(
+        subject(), split(forget, retain), Run()
+    )
+    return torch.cat([p.detach().flatten() for p in done.module.parameters()])
+
+
+def test_the_order_by_class_is_that_of_sorted_data_and_matters():
+    forget, retain = rows(7, 1), rows(13, 2)
+    found = moved(forget, retain, order="class")
+    torch.testing.assert_close(found, moved(by_class(forget), by_class(retain)), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(found, moved(forget, retain), rtol=1e-3)
+
+
+def test_ordered_by_class_the_label_free_form_reads_targets():
+    assert SSD(label_free=True, order="class").reads() == {"forget", "retain"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "alpha", "lam", "order"),
+    [
+        ("paper", 10, 1, "class"),
+        ("random", 10, 1, "stored"),
+        ("vit-class", 5, 1, "class"),
+        ("vit-subclass", 25, 1, "class"),
+        ("faces", 50, 0.1, "class"),
+    ],
+)
+def test_published_settings_are_those_of_the_authors_scripts(preset, alpha, lam, order):
+    made = SSD.preset(preset)
+    assert (made.alpha, made.lam, made.order, made.importance, made.batch_size) == (
+        alpha, lam, order, "batch", 64,
+    )  # fmt: skip
+    assert SSD.preset("label-free").reads() == {"forget.x", "retain.x"}

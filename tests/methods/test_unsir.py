@@ -69,6 +69,28 @@ def test_noise_moves_as_adam_moves_it_away_from_the_class():
     assert all(p.grad is None for p in model.module.parameters())
 
 
+def test_noise_is_made_by_the_model_at_rest():
+    """Batch norm takes its running statistics and keeps them, and dropout lets everything through."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    norm.running_var.copy_(torch.tensor([4.0, 0.25, 1.0]))
+    last = nn.Linear(3, C)
+    model = Classifier(nn.Sequential(norm, nn.Dropout(0.5), last).double().train(), C)
+    with torch.no_grad():
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        plain = nn.Linear(3, C).double()
+        plain.weight.copy_(last.weight * scale)
+        plain.bias.copy_(last.bias + last.weight @ (norm.bias - scale * norm.running_mean))
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    method, c = UNSIR(noise_steps=5, batch_size=6), torch.tensor([2])
+    found = method._noise(model, c, X, Run(4))
+    wanted = method._noise(Classifier(nn.Sequential(plain), C), c, X, Run(4))
+    torch.testing.assert_close(found.x, wanted.x, rtol=1e-9, atol=1e-12)
+    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+    assert model.module.training, "the mode is put back"
+
+
 def test_impairing_sees_noise_of_each_class_and_the_sample_and_repairing_the_sample_alone(steps):
     batches, rates = steps
     method = UNSIR(
@@ -89,6 +111,17 @@ def test_the_released_code_keeps_one_noise_input_for_each_channel(steps):
     UNSIR(batch_size=64, repeats=2, released=True).unlearn(subject(), split(0), Run())
     impair = batches[0]
     assert int((impair.y == 0).sum()) == 3 * 2
+
+
+@pytest.mark.parametrize(("preset", "used"), [("paper", 20 * 3), ("ssd", 80 * 3)])
+def test_published_settings_use_the_first_three_noise_images(steps, preset, used):
+    """Images of three channels, as in the authors' notebook and in its copy: 20 and 80 times three of them."""
+    batches, _ = steps
+    x = torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(0)
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, C)).double(), C)
+    UNSIR.preset(preset).unlearn(model, split(0, x=x), Run())
+    assert sum(int((b.y == 0).sum()) for b in batches) == used
 
 
 def test_the_sample_has_at_most_so_many_of_each_class():

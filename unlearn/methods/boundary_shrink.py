@@ -55,7 +55,7 @@ class BoundaryShrink(Method[Classifies]):
     }  # fmt: skip
     expected_failures: ClassVar = {
         "random": "Every class is pushed over its nearest boundary, with nothing that holds the rest, so the model breaks.",
-        "noisy": "It reads no retained example, so moving wrong labels costs the rest eight points, and the attack still finds them.",
+        "noisy": "Moving wrong labels costs the rest up to four points, where the oracle gains five or more, and the attack still finds them.",
     }
 
     lr: float = knob(5e-3, "step size η", gt=0, search=(1e-5, 1e-1))

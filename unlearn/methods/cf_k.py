@@ -41,7 +41,7 @@ class CFk(Method[Layers]):
     expected_failures: ClassVar = {
         "random": "The frozen layers keep what they know of the forgotten examples, which stay as easy to tell as before.",
         "class": "Nothing pushes against the forgotten class, and the frozen layers still tell it apart.",
-        "noisy": "The frozen layers keep the memorised examples apart, and training on retain alone seldom moves them back.",
+        "noisy": "The frozen layers keep the memorised examples apart, and training on retain alone leaves every one of them.",
     }
 
     k: int = knob(4, "layers to train, from the output", ge=1, search=(1, 10))

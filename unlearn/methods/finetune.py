@@ -38,8 +38,8 @@ class FineTune(Method[HasLoss]):
         "scrub-mia": Preset("baseline of the SCRUB authors' membership study", {"epochs": 10, "lr": 0.04}),
     }
     expected_failures: ClassVar = {
-        "class": "Nothing pushes against the forgotten class, so a model that fits keeps nearly all of it.",
-        "noisy": "Training on retain alone wears memorised labels off slowly; the attack still finds them.",
+        "class": "Nothing pushes against the forgotten class, so a model that fits keeps all of it.",
+        "noisy": "Five passes over retain alone leave every memorised label; their loss hardly rises.",
         "concept": "Nothing pushes against the concept, and training on the rest leaves it as it is.",
         "range": "Training on the rest moves what was learnt of a range only part of the way to what a model predicts that never saw it.",
     }

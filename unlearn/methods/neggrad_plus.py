@@ -38,7 +38,7 @@ class NegGradPlus(Method[HasLoss]):
         "large": Preset("SCRUB authors' code, large scale and membership study", {"a": 0.9999, "epochs": 5}),
     }
     expected_failures: ClassVar = {
-        "noisy": "The few steps that keep the retain set intact do not climb to the loss of a wrong label never seen.",
+        "noisy": "The few steps that keep the retain set intact leave every memorised label.",
         "concept": "The few steps that keep the retain set intact leave the concept as it is.",
     }
 

@@ -36,20 +36,21 @@ class UNSIR(Method[Classifies]):
 
     Differences from the authors' released code:
         All B noise inputs are used. The released code loops over the channels of an image where it means to
-        loop over the noise, and so keeps three: `released`. Its notebook also labels all noise 0, whatever the
-        class; that is not offered. Noise is made in evaluation mode, theirs in the mode the model is in.
+        loop over the noise, and so keeps three: `released`, which both presets set. Its notebook also labels
+        all noise 0, whatever the class; that is not offered. Noise is made in evaluation mode, theirs in the
+        mode the model is in.
     """
 
     presets: ClassVar = {
         "paper": Preset(
             "authors' notebook, CIFAR-10, two classes",
             {"noise_lr": 0.1, "noise_steps": 40, "batch_size": 256, "repeats": 20, "per_class": 1000,
-             "impair_lr": 0.02, "repair_lr": 0.01, "impair_epochs": 1, "repair_epochs": 1},
+             "impair_lr": 0.02, "repair_lr": 0.01, "impair_epochs": 1, "repair_epochs": 1, "released": True},
         ),
         "ssd": Preset(
             "baseline of the SSD authors' scripts, ResNet-18",
             {"noise_lr": 0.1, "noise_steps": 25, "batch_size": 32, "repeats": 80, "per_class": 500,
-             "impair_lr": 1e-4, "repair_lr": 1e-4, "impair_epochs": 1, "repair_epochs": 1},
+             "impair_lr": 1e-4, "repair_lr": 1e-4, "impair_epochs": 1, "repair_epochs": 1, "released": True},
         ),
     }  # fmt: skip
     expected_failures: ClassVar = {

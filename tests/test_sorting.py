@@ -1,0 +1,36 @@
+"""A set read class after class: which examples are in a batch, and what it refuses."""
+
+import pytest
+import torch
+
+from unlearn.data import Counted, Resident
+from unlearn.errors import Mismatch
+from unlearn.ops.sorting import ByClass
+from unlearn.sources import Arrays
+
+Y = torch.tensor([2, 0, 1, 0, 2, 1, 0, 1])
+WHOLE = Resident(Arrays(torch.arange(8.0)[:, None], Y), lambda x, _rng: x)
+
+
+def test_batches_run_on_from_one_class_into_the_next():
+    """Class 0 is stored at 1, 3, 6, class 1 at 2, 5, 7, class 2 at 0, 4; a batch keeps the stored order."""
+    found = list(ByClass(WHOLE).batches(4))
+    assert [b.index.tolist() for b in found] == [[1, 2, 3, 6], [0, 4, 5, 7]]
+    assert [b.y.tolist() for b in found] == [[0, 1, 0, 0], [2, 2, 1, 1]]
+    assert torch.equal(found[0].x[:, 0], torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert [b.y.tolist() for b in ByClass(WHOLE).batches(3)] == [[0, 0, 0], [1, 1, 1], [2, 2]]
+
+
+def test_a_part_is_ordered_too_and_reads_are_counted():
+    counted = Counted(WHOLE)
+    part = ByClass(counted).only(torch.tensor([0, 3, 5]))
+    assert [b.index.tolist() for b in part.batches(1)] == [[3], [5], [0]]
+    assert len(part) == 3 and len(ByClass(counted)) == 8
+    assert counted.read == 6, "once for the targets, once for the batches"
+
+
+@pytest.mark.parametrize("y", [torch.rand(8), torch.zeros(8, 2, dtype=torch.long)], ids=["values", "rows"])
+def test_targets_that_are_no_classes_are_refused(y):
+    whole = Resident(Arrays(torch.zeros(8, 1), y), lambda x, _rng: x)
+    with pytest.raises(Mismatch, match="an order by class needs class ids"):
+        list(ByClass(whole).batches(4))
