@@ -53,3 +53,32 @@ def test_networks_that_it_cannot_transpose_are_refused(net, said):
     split = Split(whole.take(torch.arange(1)), whole.take(torch.arange(1, 4)), None, None, None)
     with pytest.raises(Mismatch, match=said):
         ConvolutionTranspose().unlearn(Classifier(net, 2), split, Run(0, torch.device("cpu")))
+
+
+def test_it_transposes_and_then_trains_on_retain_as_plain_torch_does():
+    """One batch in a pass, so that the order does not count; the forget set would raise if it were read."""
+    rng = torch.Generator().manual_seed(2)
+    x, y = torch.randn(9, 1, 6, 6, generator=rng).double(), torch.arange(9) % 3
+
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+        ).double()
+
+    made, twin = net(), net()
+    retain = Resident(Arrays(x, y), lambda x, _rng: x)
+    method = ConvolutionTranspose(lr=0.1, epochs=3, batch_size=64, momentum=0.9, weight_decay=0.01)
+    method.unlearn(Classifier(made, 3), Split(None, retain, None, None, None), Run())
+    with torch.no_grad():
+        twin[0].weight.copy_(twin[0].weight.mT.clone())
+    opt = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    falls = torch.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=3)
+    twin.train()
+    for _ in range(3):
+        opt.zero_grad()
+        nn.functional.cross_entropy(twin(x), y).backward()
+        opt.step()
+        falls.step()
+    for k, v in made.state_dict().items():
+        torch.testing.assert_close(v, twin.state_dict()[k], rtol=1e-9, atol=1e-12)

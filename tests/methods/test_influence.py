@@ -70,7 +70,19 @@ def test_the_reference_is_the_released_loop(samples, rows):
     moved = weights(method.unlearn(subject(), sets(), Run())) - weights(subject())
     wanted = released(V, G[N_F:][list(rows)], samples)
     np.testing.assert_allclose(moved, 3.0 * wanted, rtol=1e-9, atol=1e-12)
-    assert np.linalg.norm(wanted - V) > 0
+    first, added = G[N_F:][rows[0]], wanted - V
+    along = first * (added @ first) / (first @ first)
+    np.testing.assert_allclose(along, added, rtol=1e-9, atol=1e-12)
+
+
+def test_the_reference_is_not_the_newton_step():
+    """Its correction of v lies along the first gradient alone, and misses the true one by more than half of it."""
+    g = G[N_F:]
+    true = np.linalg.solve(np.eye(g.shape[1]) + g.T @ g / len(g), V) - V
+    method = Influence(alpha=1.0, mode="reference", batch_size=4)
+    added = weights(method.unlearn(subject(), sets(), Run())) - weights(subject()) - V
+    assert np.linalg.norm(added) > 1e-3 * np.linalg.norm(true), "there is a correction"
+    assert np.linalg.norm(added - true) > 0.5 * np.linalg.norm(true)
 
 
 def test_the_recursion_by_hand():

@@ -88,3 +88,50 @@ def test_what_was_not_drawn_anew_moves_by_a_fraction_of_its_gradient():
     torch.testing.assert_close(made.module[0].weight, start[0] - lr * factor * twin.module[0].weight.grad)
     torch.testing.assert_close(made.module[3].weight, start[3 - 1] - lr * twin.module[3].weight.grad)
     assert made.module[0].weight._backward_hooks in (None, {}), "no hook is left"
+
+
+def normed():
+    """A network whose batch norm answers otherwise in training than in evaluation."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
+    net[1].running_mean.fill_(0.3)
+    net[1].running_var.fill_(2.0)
+    return Classifier(net, 3)
+
+
+def gradients(rows, x=X):
+    """Σ_b ∇ mean ℓ over batches given as lists of rows, in evaluation mode, by plain torch."""
+    net = normed().module.eval()
+    for some in rows:
+        nn.functional.cross_entropy(net(x[some].double()), Y[some]).backward()
+    return [p.grad for p in net.parameters()]
+
+
+def test_the_gradient_is_that_of_retain_less_that_of_forget_summed_over_batches():
+    """Forget in batches of 2, 2 and 1, which weigh alike. Retain is one example many times, so no draw counts."""
+    x = torch.cat([X[:5], X[7:8].expand(19, -1, -1, -1)])
+    y = torch.cat([Y[:5], Y[7:8].expand(19)])
+    whole = Resident(Arrays(x.double(), y), lambda x, _rng: x)
+    data = Split(whole.take(torch.arange(5)), whole.take(torch.arange(5, 24)), None, None, None)
+    found = MaskedSmallGradients(batch_size=2)._gradients(normed(), data, Run())
+    kept, gone = gradients([[7]] * 3), gradients([[0, 1], [2, 3], [4]])
+    for f, k, g in zip(found, kept, gone, strict=True):
+        torch.testing.assert_close(f, k - g, rtol=1e-9, atol=1e-12)
+
+
+def test_weights_of_small_gradient_are_drawn_anew_and_nothing_else(monkeypatch):
+    """As many retained examples as forgotten ones, so that the sample is all of them."""
+    monkeypatch.setattr("unlearn.methods.masked_small_gradients.repair", lambda *_: None)
+    whole = Resident(Arrays(X.double(), Y), lambda x, _rng: x)
+    data = Split(whole.take(torch.arange(5)), whole.take(torch.arange(5, 10)), None, None, None)
+    made, before = normed(), normed()
+    MaskedSmallGradients(share=0.3).unlearn(made, data, Run())
+    kept, gone = gradients([list(range(5, 10))])[0], gradients([list(range(5))])[0]
+    sizes = (kept - gone).abs().flatten()
+    smallest_eleven = sizes <= sizes.sort().values[10]  # 0.3 of 36 weights is 10.8
+    changed = made.module[0].weight != before.module[0].weight
+    assert torch.equal(changed.flatten(), smallest_eleven)
+    for k, v in made.module.state_dict().items():
+        assert k == "0.weight" or torch.equal(v, before.module.state_dict()[k]), k

@@ -91,6 +91,19 @@ def test_example_importance_does_not_depend_on_the_pass_and_batch_importance_doe
     assert not torch.allclose(run(importance="batch", batch_size=1), run(importance="batch", batch_size=64))
 
 
+def test_the_label_free_form_by_hand():
+    """f(x) = x at w = 1, so |∂ mean f²| = 2 mean x²: 8 and 2, I_D = 5, and 8 > 1.5 · 5 shrinks w to 5/8."""
+    net = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(net.weight)
+
+    def data(x):
+        return Resident(Arrays(torch.tensor([[x]]).double(), torch.zeros(1, dtype=torch.long)), keep)
+
+    sets = split(data(2.0), data(-1.0))
+    done = SSD(label_free=True, alpha=1.5).unlearn(Classifier(net, 1), sets, Run())
+    assert done.module.weight.item() == pytest.approx(5 / 8, abs=1e-12)
+
+
 def test_the_label_free_form_reads_no_target():
     method = SSD(label_free=True, alpha=1.2)
     sealed = [Counted(rows(7, s), unlabeled="ssd", name=n) for s, n in ((1, "forget"), (2, "retain"))]
