@@ -36,6 +36,10 @@ from unlearn.subject import Classifies, mode
 
 PLACES = {
     "classifier": ("digits/class=1", "digits/class=8", "digits/random=0.1", "digits/noisy,noise=0.1"),
+    "recorded-classifier": (
+        "digits/class=1,deletable=updates", "digits/class=8,deletable=updates", "digits/random=0.1,deletable=updates",
+        "digits/random=0.01,deletable=updates", "digits/noisy,noise=0.1,deletable=updates",
+    ),
     "dual-encoder": ("digits-clip/class=one", "digits-clip/class=eight", "digits-clip/random=0.1"),
     "image-to-image": ("digits-completion/class=1", "digits-completion/class=8", "digits-completion/random=0.1"),
     "regressor": ("diabetes/range=25:80", "diabetes/range=200:350", "diabetes/random=0.1"),

@@ -23,17 +23,19 @@ FOLDERS = {
     "concept": "ink-three",
 }
 CLASSIFYING = [k for k in FOLDERS if k != "concept"]
+RECORDED = {kind: f"digits-recorded-{kind}" for kind in CLASSIFYING}
 REFUSING = {"scar-self", "unsir"}  # remove whole classes only
 
 
 def reports(kind, method):
-    return [Report.load(p) for p in sorted((RESULTS / FOLDERS[kind]).glob(f"{method}-seed-*.json"))]
+    folder = (RECORDED if method == "amnesiac-true" else FOLDERS)[kind]
+    return [Report.load(p) for p in sorted((RESULTS / folder).glob(f"{method}-seed-*.json"))]
 
 
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
-        *((k, m) for k in CLASSIFYING for m in FITTING if m != "none"),
+        *((k, m) for k in CLASSIFYING for m in (*FITTING, "amnesiac-true") if m != "none"),
         *(("concept", m) for m in ERASING if m != "none"),
     ],
 )

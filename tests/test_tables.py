@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from unlearn.registry import fitting
 from unlearn.report import Report
 from unlearn.scenario import parse, steps
 
@@ -44,6 +45,19 @@ def test_oracle_and_doing_nothing_have_a_row(place):
     page = (RESULTS / f"{place}.md").read_text()
     assert "| oracle |" in page and "| none" in page
     assert ("there is no oracle" in page) == ("weights=" in SHEETS[place].scenario)
+
+
+@pytest.mark.parametrize("place", [p for p, s in SHEETS.items() if s.more])
+def test_every_further_score_is_a_column(place):
+    header = next(x for x in (RESULTS / f"{place}.md").read_text().splitlines() if x.startswith("| method"))
+    columns = {c.split()[0] for c in header.split("|")[1:-1]}
+    assert set(SHEETS[place].more) <= columns
+
+
+def test_the_page_of_published_settings_says_what_it_lacks():
+    sheet = SHEETS["digits-class-3-published"]
+    missing = set(fitting("classifier")) - {name for name, _ in sheet.runs} - {"given"}
+    assert {n for n in missing if n not in sheet.left_out} == set()
 
 
 def test_no_folder_of_results_is_without_a_description():
