@@ -16,11 +16,12 @@ NOT_TUNED = {
     "dm-direct",
 }
 OTHERS = [
+    "amnesiac-true",
     "blindspot",
     "gaussian-amnesiac",
     "i2i",
     "slug-encoder",
-]  # of regressors, of completed images, of encoders
+]  # of recorded originals, of regressors, of completed images, of encoders
 
 
 @pytest.mark.parametrize("name", [n for n in TUNABLE + OTHERS if n not in NOT_TUNED])

@@ -48,7 +48,7 @@ class AmnesiacTrue(Method[RecordedWithLoss]):
         "random": "Every batch holds forgotten examples, so that nearly all of the training is subtracted.",
     }
 
-    epochs: int = knob(1, "passes over the retain set afterwards; 0 reads none of it", ge=0, search=(0, 3))
+    epochs: int = knob(3, "passes over the retain set afterwards; 0 reads none of it", ge=0, search=(0, 3))
     lr: float = knob(0.01, "step size of SGD with momentum 0.9 in these passes", gt=0, search=(1e-3, 1e-1))
     batch_size: int = knob(64, "examples in a step of these passes", ge=1)
 
