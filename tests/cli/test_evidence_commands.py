@@ -167,7 +167,7 @@ def test_suites_hold_what_the_specification_lists():
     listed = {
         "fast": "iam cka leaks",
         "standard": "iam rmia lira mia-svc cka probe klom relearn recovery leaks",
-        "full": "iam rmia lira u-lira mia-svc mia-logistic mia-boosted cka probe downstream layers cam hlr klom epsilon "
+        "full": "iam rmia lira u-lira mia-svc mia-logistic mia-boosted mia-grid cka probe downstream layers cam hlr klom epsilon "
         "relearn recovery confusion backdoor canaries leaks",
     }
     for suite, names in listed.items():
@@ -177,6 +177,7 @@ def test_suites_hold_what_the_specification_lists():
         "models": 100,
         "form": "binned",
     }
+    assert len(SUITES["full"]["recovery"]["budgets"]) == 2, "three with its own"
     assert 64 <= SUITES["full"]["u-lira"]["models"] <= 128 and SUITES["full"]["epsilon"]["models"] >= 100
 
 

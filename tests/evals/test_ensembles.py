@@ -219,7 +219,9 @@ def test_the_released_form_of_the_metric(world):
     scores = {s.name: s for s in Epsilon(form="challenge@released", models=4).score_of(world())}
     plain = {s.name: s for s in Epsilon(models=4, double=True).score_of(world())}
     assert {s.variant for s in scores.values()} == {"challenge@released"} and scores.keys() == plain.keys()
-    assert scores["epsilon/score"].value >= plain["epsilon/score"].value, "all thresholds by two are at least as many attacks"
+    assert scores["epsilon/score"].value >= plain["epsilon/score"].value, (
+        "all thresholds by two are at least as many attacks"
+    )
 
 
 @pytest.mark.parametrize(

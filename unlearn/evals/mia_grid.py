@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unlearn.knobs import knob
 from unlearn.metric import Aim, Evidence, Metric, Score
+from unlearn.ops.attacked import gated
 from unlearn.ops.membership import signal
 from unlearn.ops.signals import log_probabilities
 from unlearn.registry import metrics
@@ -92,8 +93,8 @@ class MiaGrid(Metric):
             rngs = [np.random.default_rng([ev.seed, k]) for k in range(self.repeats)]
             return float(np.mean([attacked(forget, others, name, self.form, removal, rng) for rng in rngs]))
 
-        return ev.level(f"mia-grid/{name}", of, Aim.MATCH, metric=self.name, variant=variant, n=2 * n,
-                        note="parity: fitted on forgotten against held-out examples")  # fmt: skip
+        return gated(ev.level(f"mia-grid/{name}", of, Aim.MATCH, metric=self.name, variant=variant, n=2 * n,
+                              note="parity: fitted on forgotten against held-out examples"))  # fmt: skip
 
 
 def attacked(
