@@ -117,7 +117,10 @@ def test_a_report_says_what_was_predicted_and_what_it_took(tmp_path):
     asked = parse("digits/random=0.2,epochs=1")
     expected = api.plan(on, [api.build_method("none")], asked, [Seeds()], wanted).seconds
     ((report, _),) = api.sweep(on, [api.build_method("none")], asked, [Seeds()], wanted)
-    assert report.plan["predicted"] == pytest.approx(expected, rel=1) and report.plan["took"] > 0
+    assert expected / 2 <= report.plan["predicted"] <= 2 * expected, (
+        "planned twice, each time from timed steps"
+    )
+    assert report.plan["took"] > 0
     assert "The run was planned to take" in markdown.render([report])
     assert "Whole run, planned and taken" in html.render([report])
     ((plain, _),) = api.sweep(on, [api.build_method("none")], asked, [Seeds()], wanted[:1])
