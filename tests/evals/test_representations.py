@@ -1,10 +1,16 @@
 """Representation metrics against worked values, their definitions written out, and scikit-learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from unlearn.data import Resident
+from unlearn.evals.hlr import Hlr
+from unlearn.metric import Evidence, View
 from unlearn.ops.representations import cka, cka_debiased, cka_minibatch, hlr, knn_accuracy
+from unlearn.sources import Arrays
 
 
 def features(n=60, d=5, seed=0):
@@ -66,6 +72,50 @@ def test_neighbours_in_parts(monkeypatch):
     whole = knn_accuracy(train, labels, x, y)
     monkeypatch.setattr("unlearn.ops.representations.ROWS", 7)
     assert knn_accuracy(train, labels, x, y) == whole
+
+
+def told(losses):
+    """Logits of two classes, the first of which is true, of these losses."""
+    p = torch.tensor(losses, dtype=torch.float64).neg().exp()
+    return torch.stack([(p / (1 - p)).log(), torch.zeros_like(p)], 1)
+
+
+def test_the_metric_composes_what_was_worked_by_hand(build):
+    """Accuracy: forget 3/4, retain and test 2/4, against 1 each; attack: area 3/4 (A.3) against 1/2.
+
+    Features: 5/√34 alike on the forget set (A.10), 10/√164 on the retain set; half of the neighbours right against all.
+    """
+    x = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    right, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    near = torch.cat([right.repeat(5, 1), up.repeat(5, 1)])
+    flat = told([0.3] * 4)
+    left = {
+        "forget": (told([0.1, 0.2, 0.9, 0.4]), x * torch.tensor([2.0, 1.0])),
+        "retain": (told([0.3, 0.3, 1.0, 2.0]), x * torch.tensor([3.0, 1.0])),
+        "test": (told([0.3, 1.2, 0.8, 0.5]), torch.cat([right, up, right, up])),
+        "fit": (told([0.3] * 10), near),
+    }
+    oracle = {
+        "forget": (flat, x),
+        "retain": (flat, x),
+        "test": (flat, right.repeat(4, 1)),
+        "fit": (told([0.3] * 10), near),
+    }
+    said = {"original": left, "unlearned": left, "oracle": oracle, "oracle2": oracle}
+    labels = {where: torch.zeros(4, dtype=torch.long) for where in ("forget", "retain", "test")}
+    labels["fit"] = torch.tensor([0] * 5 + [1] * 5)
+    handles = {where: Resident(Arrays(torch.zeros(len(y), 6), y)) for where, y in labels.items()}
+    ev = Evidence({who: build() for who in said}, handles, {"audit": View("test", torch.arange(4))},
+                  cache=lambda who, where, make, what="": dict(zip(("outputs", "features"), said[who][where], strict=True)))  # fmt: skip
+    [score] = Hlr().score_of(ev)
+    agl, agr = 3 / 4 * 2 / 4 * 2 / 4 * (1 - (3 / 4 - 1 / 2)), 5 / 34**0.5 * 10 / 164**0.5 * (1 - (1 - 1 / 2))
+    assert score.value == pytest.approx(2 * agl * agr / (agl + agr), rel=1e-9) == score.original
+    assert score.floor == pytest.approx(1) and score.variant == "reconstructed"
+    [unattacked] = Hlr().score_of(replace(ev, views={"audit": View("test", torch.arange(0))}, _memo={}))
+    agl = 3 / 4 * 2 / 4 * 2 / 4
+    assert unattacked.value == pytest.approx(2 * agl * agr / (agl + agr), rel=1e-9), (
+        "no held-out examples to attack with"
+    )
 
 
 def test_hlr_by_the_worked_value():
