@@ -38,14 +38,16 @@ class Fixed:
 def crowd():
     rng = torch.Generator().manual_seed(0)
     within = torch.rand(K, N, generator=rng).argsort(0) < K // 2
-    seen = torch.randn(K, N, generator=rng) + within
+    seen = torch.randn(K, N, generator=rng) * (1 + within) + within  # spread wider, too
     right = torch.rand(K, N, generator=rng) < 0.4 + 0.4 * within
     made = Fixed(seen, right, within)
     return replace(made, before=made)
 
 
-@pytest.mark.parametrize("signal", ["margin", "correctness"])
-def test_each_model_is_attacked_with_the_others(signal):
+@pytest.mark.parametrize(
+    ("signal", "sides"), [("margin", "own"), ("correctness", "own"), ("margin", "in@lira-pytorch")]
+)
+def test_each_model_is_attacked_with_the_others(signal, sides):
     made = crowd()
 
     class Lent:
@@ -53,7 +55,7 @@ def test_each_model_is_attacked_with_the_others(signal):
             assert (kind, n) == ("audit", K)
             return made
 
-    metric = ULira(models=K, shared=True, signal=signal)
+    metric = ULira(models=K, shared=True, signal=signal, sides=sides)
     found = {s.name: s for s in metric.measure(Lent())}
     x = (made.seen if signal == "margin" else made.right).double().numpy()
     areas, within = [], made.within.numpy()
@@ -62,12 +64,14 @@ def test_each_model_is_attacked_with_the_others(signal):
         fits = []
         for side in (True, False):
             rows = [[x[j, i] for j in others if within[j, i] == side] for i in range(N)]
-            spread = sum(np.var(r) * len(r) for r in rows) / sum(len(r) - 1 for r in rows)
+            if side or sides == "own":  # else that of the models that saw the point
+                spread = sum(np.var(r) * len(r) for r in rows) / sum(len(r) - 1 for r in rows)
             fits.append([norm(np.mean(r), np.sqrt(spread)) for r in rows])
         ratio = [fits[0][i].logpdf(x[k, i]) - fits[1][i].logpdf(x[k, i]) for i in range(N)]
         areas.append(roc_auc_score(within[k], np.round(ratio, 9)))
     assert found["u-lira/auc"].value == pytest.approx(np.mean(areas), abs=0.005)
-    assert found["u-lira/auc"].variant == ("" if signal == "margin" else "correctness")
+    named = [v for v in (signal, sides) if v not in ("margin", "own")]
+    assert found["u-lira/auc"].variant == ", ".join(named)
     assert 0.55 < found["u-lira/auc"].value < 0.9
 
 

@@ -40,12 +40,14 @@ class ULira(Metric):
         Both worlds come from the same K models; theirs trains models for each. In each, other points were unlearned too.
         Deep Unlearn fits the normal distributions to whether the answer is right, 0 or 1, instead of the margin, a weaker
         signal: `signal="correctness"`. Theirs fits them to the attacked model too, and gives nothing where all agree.
+        lira-pytorch (orientino) takes the σ of the models that saw a point on both sides: `sides="in@lira-pytorch"`.
     """
 
     basic: ClassVar[bool] = False
     models: int = knob(16, "models K; an even number, 64 for a spread of each point's own", ge=4)
     signal: Literal["margin", "correctness"] = knob("margin", "what the attack sees of an answer")
     shared: bool = knob(True, "one σ for all points, better below some 64 models")
+    sides: Literal["own", "in@lira-pytorch"] = knob("own", "whose σ each side has")
 
     def wants(self) -> dict[str, int]:
         """See `Metric.wants`."""
@@ -70,7 +72,7 @@ class ULira(Metric):
 
     def _score(self, what: str, found: dict[str, dict[str, Tensor]], floor: float, **rest: object) -> Score:
         mine, before = (found[who][what] for who in ("unlearned", "original"))
-        variant = "" if self.signal == "margin" else self.signal
+        variant = ", ".join(v for v in (self.signal, self.sides) if v not in ("margin", "own"))
         power = float(found["original"]["auc"].mean())
         weak = abs(power - 0.5) < POWERLESS
         said = f"powerless: it does not tell what the models before unlearning saw from what they did not, {power:.2f}"
@@ -82,7 +84,10 @@ class ULira(Metric):
         seen = crowd.margins("points") if self.signal == "margin" else crowd.correct("points").double()
         inside = crowd.inside("points")
         others = ~torch.eye(len(crowd), dtype=torch.bool)
-        signal = [lira(seen[k], seen[o], inside[o], self.shared).numpy() for k, o in enumerate(others)]
+        sides = self.sides.partition("@")[0]
+        signal = [
+            lira(seen[k], seen[o], inside[o], self.shared, sides=sides).numpy() for k, o in enumerate(others)
+        ]
         pairs = [(s[i], s[~i]) for s, i in zip(signal, inside.numpy(), strict=True)]
         rights = [((s > 0) == i).mean() for s, i in zip(signal, inside.numpy(), strict=True)]
         outside = np.sort(np.concatenate([others for _, others in pairs]))[::-1]
