@@ -30,7 +30,8 @@ class AmnesiacTrue(Method[RecordedWithLoss]):
 
     It is not exact. Later steps started from weights that knew the forgotten examples, momentum carries a batch into the
     steps after it, and running statistics of batch norm are not recorded: they keep what they saw. Where most batches
-    hold a forgotten example, little more than the initial weights is left.
+    hold a forgotten example, as with a class or a tenth of small data, little more than the initial weights is left, and
+    what follows is a short training from the start.
 
     References:
         Graves et al., 2021, Amnesiac machine learning, arXiv:2010.10981
@@ -43,10 +44,6 @@ class AmnesiacTrue(Method[RecordedWithLoss]):
     advice: ClassVar[str] = (
         "a scenario with deletable=updates makes one, as in digits/indices=3:17,deletable=updates"
     )
-    expected_failures: ClassVar = {
-        "class": "Every batch holds examples of the class, so that nearly all of the training is subtracted.",
-        "random": "Every batch holds forgotten examples, so that nearly all of the training is subtracted.",
-    }
 
     epochs: int = knob(3, "passes over the retain set afterwards; 0 reads none of it", ge=0, search=(0, 3))
     lr: float = knob(0.01, "step size of SGD with momentum 0.9 in these passes", gt=0, search=(1e-3, 1e-1))
