@@ -10,11 +10,6 @@ from unlearn.registry import fitting, methods
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "tuning"
 RECORDS = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
 TUNABLE = [n for n in fitting("classifier") if any(k.search for k in methods.get(n).knobs())]
-NOT_TUNED = {
-    "scar-self",  # does not forget on the embedded scenario, see its expected_failures
-    "datamodel-matching",  # chosen by hand on validation data: a trial needs 32 models of each of eight places
-    "dm-direct",
-}
 OTHERS = [
     "amnesiac-true",
     "blindspot",
@@ -24,7 +19,7 @@ OTHERS = [
 ]  # of recorded originals, of regressors, of completed images, of encoders
 
 
-@pytest.mark.parametrize("name", [n for n in TUNABLE + OTHERS if n not in NOT_TUNED])
+@pytest.mark.parametrize("name", TUNABLE + OTHERS)
 def test_the_default_is_among_the_recorded_trials(name):
     record = RECORDS[name]
     later = {k.name: k.default for k in methods.get(name).knobs()}  # fields that came after the trials

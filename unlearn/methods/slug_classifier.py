@@ -51,7 +51,6 @@ class SLUGClassifier(Method[Classifies]):
         )
     }
     expected_failures: ClassVar = {
-        "class": "It stops at the shortest step after which every forgotten example is wrong, and the attack still tells these from examples never seen.",
         "random": "A step after which every example of a random tenth is wrong leaves the rest no better.",
         "noisy": "No single layer holds memorised labels, so the step that removes them removes everything.",
     }
