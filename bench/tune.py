@@ -7,7 +7,8 @@ Every method gets the same budget: its current default and `--trials` draws, log
 that each hyper-parameter declares. A classifier's trial is judged on two class removals, a random tenth and label noise,
 with seeds that no results page uses, by the mean distance to the oracle of four numbers: accuracy on the forget set, on
 the retain set and on validation data, and the AUC of the loss attack of forget against validation examples. Other models
-have the mean loss as a multiple of the oracle's, at most 2, in place of accuracy. Test data and the data that fit attacks
+have the mean loss as a multiple of the oracle's, at most 2, in place of accuracy. What draws is judged by what it draws: the
+share of drawings in which the concept is gone, and of the others that are right. Test data and the data that fit attacks
 are never read. A method that removes whole classes only is judged on those. All trials are written to docs/results/tuning/.
 """
 
@@ -16,12 +17,14 @@ import itertools
 import json
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from sklearn.metrics import roc_auc_score
 
 from unlearn import api
+from unlearn.bench import Bench
 from unlearn.crowds import Crowds
 from unlearn.errors import Mismatch
 from unlearn.knobs import Declared
@@ -29,10 +32,10 @@ from unlearn.labels import between
 from unlearn.ops.steps import accuracy
 from unlearn.pool import Pool
 from unlearn.provenance import environment
-from unlearn.registry import fitting, methods
-from unlearn.scenario import Seeds
+from unlearn.registry import fitting, methods, metrics
+from unlearn.scenario import Seeds, Trial
 from unlearn.scenario import parse as scenario
-from unlearn.subject import Classifies, mode
+from unlearn.subject import Classifies, Draws, mode
 
 PLACES = {
     "classifier": ("digits/class=1", "digits/class=8", "digits/random=0.1", "digits/noisy,noise=0.1"),
@@ -42,6 +45,7 @@ PLACES = {
     ),
     "dual-encoder": ("digits-clip/class=one", "digits-clip/class=eight", "digits-clip/random=0.1"),
     "image-to-image": ("digits-completion/class=1", "digits-completion/class=8", "digits-completion/random=0.1"),
+    "class-to-image": ("digits-ddpm/concept=1,epochs=50,drawings=10", "digits-ddpm/concept=8,epochs=50,drawings=10"),
     "regressor": ("diabetes/range=25:80", "diabetes/range=200:350", "diabetes/random=0.1"),
 }  # fmt: skip
 WORST = 2.0
@@ -99,28 +103,76 @@ def distance(values, reference, classifies=True):
     return (sum(times) + abs(values["auc"] - reference["auc"])) / len(reference)
 
 
-def judge(method, trials, bench):
+@dataclass
+class Answering:
+    """A trial of a model that is judged by its answers.
+
+    Attributes:
+        bench: Where to run.
+        trial: The trial.
+        gone: Which validation examples are like the forgotten ones.
+        reference: The oracle's numbers.
+    """
+
+    bench: Bench
+    trial: Trial
+    gone: torch.Tensor
+    reference: dict[str, float]
+
+    @property
+    def idle(self):
+        """Distance of the original to the oracle."""
+        return self._distance(self.trial.original)
+
+    def judge(self, method):
+        """Distance to the oracle of what a method makes."""
+        return self._distance(self.bench._call(self.trial, method)[0])
+
+    def _distance(self, subject):
+        found = scores(subject, self.trial, self.gone)
+        return distance(found, self.reference, isinstance(subject, Classifies))
+
+
+@dataclass
+class Drawing:
+    """A trial of a model that is judged by its drawings; attributes as of `Answering`."""
+
+    bench: Bench
+    pool: Pool
+    seeds: Seeds
+    idle: float = math.nan
+
+    def judge(self, method):
+        """Distance to the oracle of what a method makes."""
+        ((report, _),) = self.bench.run(self.pool, method, [metrics.get("erasure")()], self.seeds)
+        found = [report.score(f"erasure/{what}") for what in ("ua", "in-domain")]
+        self.idle = sum(abs(s.original - s.reference) for s in found) / len(found)
+        return sum(abs(s.value - s.reference) for s in found) / len(found)
+
+
+def judge(method, trials):
     """Mean distance to the oracle over all places and seeds that the method does not refuse, with the parts."""
     parts = {}
-    for name, (trial, gone, reference) in trials.items():
+    for name, trial in trials.items():
         try:
-            done, _ = bench._call(trial, method)
+            parts[name] = trial.judge(method)
         except Mismatch as err:
             print(f"{method.name} on {name}: {err}", flush=True)
-            continue
-        parts[name] = distance(scores(done, trial, gone), reference, isinstance(done, Classifies))
     return sum(parts.values()) / len(parts), parts
 
 
 def prepared(subject, bench):
-    """Trials by name, each with the held-out examples that are like its forgotten ones and the oracle's numbers."""
+    """Trials by name."""
     found = {}
     for text, seed in itertools.product(PLACES[subject], SEEDS):
-        pool = Pool(scenario(text), bench.store, bench.device)
-        trial = pool.trial(Seeds(seed, seed, seed))
+        pool, seeds = Pool(scenario(text), bench.store, bench.device), Seeds(seed, seed, seed)
+        if isinstance(pool.template, Draws):
+            found[f"{text} seed {seed}"] = Drawing(bench, pool, seeds)
+            continue
+        trial = pool.trial(seeds)
         trial.lenders = Crowds(pool, trial, bench._model)
         gone = among(pool.material.validation.labels, trial)
-        found[f"{text} seed {seed}"] = trial, gone, scores(trial.oracles[0], trial, gone)
+        found[f"{text} seed {seed}"] = Answering(bench, trial, gone, scores(trial.oracles[0], trial, gone))
     return found
 
 
@@ -135,26 +187,22 @@ def main() -> None:
     args = parser.parse_args()
     bench = api.bench(args.store, "cpu")
     trials = prepared(args.subject, bench)
-    idle = {
-        name: distance(scores(t.original, t, gone), r, isinstance(t.original, Classifies))
-        for name, (t, gone, r) in trials.items()
-    }
     OUT.mkdir(parents=True, exist_ok=True)
     for name in args.methods or fitting(args.subject):
-        record = tuned(methods.get(name), trials, idle, args.trials, bench)
+        record = tuned(methods.get(name), trials, args.trials)
         (OUT / f"{name}.json").write_text(json.dumps(record, indent=1))
 
 
-def tuned(cls, trials, idle, draws, bench):
+def tuned(cls, trials, draws):
     """The record of a method's default and some draws, each judged everywhere."""
     rng, tried = random.Random(0), []
     for values in [{}, *(draw(cls, rng) for _ in range(draws))]:
         if values == {} and tried:
             continue
-        mean, parts = judge(cls(**values), trials, bench)
+        mean, parts = judge(cls(**values), trials)
         tried.append({"values": values, "distance": mean, "parts": parts})
     best = min(tried, key=lambda t: t["distance"])
-    nothing = sum(idle[n] for n in best["parts"]) / len(best["parts"])
+    nothing = sum(trials[n].idle for n in best["parts"]) / len(best["parts"])
     print(
         f"{cls.name:14} nothing {nothing:.3f}  default {tried[0]['distance']:.3f}  best {best['distance']:.3f}  {best['values']}",
         flush=True,
