@@ -127,7 +127,7 @@ WHY_FASHION = (
     "and 19 % of the class.",
 )
 WHY_CIFAR10 = (
-    "The oracle knows 39 % of 110 validation examples, so that three or four of them are what the verdict turns on.",
+    "The oracle knows 39 % of the rest, of 110 validation examples in all: a point is one example.",
     "finetune, scrub: steps are too long here; with `--lr 0.01` and `--lr 0.002` nothing of the class and 43 and 47 % of the rest is left.",
     "neggrad-plus, duck, scar: shorter steps help less: 37 % with `--lr 0.002`, 35 % with `--lr 3e-4`, 34 % with `--lr 1e-4`.",
     "ssd: with `--alpha 5` 29 % of the class and 38 % of the rest is left.",
