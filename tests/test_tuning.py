@@ -15,8 +15,9 @@ OTHERS = [
     "blindspot",
     "gaussian-amnesiac",
     "i2i",
+    "i2i-diffusion",
     "slug-encoder",
-]  # of recorded originals, of regressors, of completed images, of encoders
+]  # of recorded originals, of regressors, of completed and drawn images, of encoders
 
 
 @pytest.mark.parametrize("name", TUNABLE + OTHERS)
