@@ -230,7 +230,7 @@ def lent(network, c):
     text = f"cifar10/class={c},{place},limit={limit},test_limit=2000"
     if c == "ship":
         return Sheet(text, f"{LENT} {TUNED}", **LENT_MORE[network], left_out=OTHERS)
-    return Sheet(text, f"{LENT} One seed; methods at their defaults.", FIVE, (0,), left_out=OTHERS)
+    return Sheet(text, f"{LENT} {TUNED}", FIVE, left_out=OTHERS)
 
 
 CLASSIFYING = (*every("classifier"), ("ssd", "label-free"))
