@@ -8,7 +8,8 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from unlearn.evals.u_lira import ULira
+from unlearn.evals.u_lira import ULira, vulnerable
+from unlearn.ops.shadows import lira
 
 K, N = 8, 60
 
@@ -89,3 +90,29 @@ def test_an_attack_that_cannot_tell_before_unlearning_is_powerless(hint):
     found = ULira(models=K, shared=True).measure(Lent())
     assert all(s.powerless == (hint == 0) for s in found)
     assert all(("powerless: it does not tell" in s.note) == (hint == 0) for s in found)
+
+
+def test_vulnerable_points_are_told_apart_from_protected_ones():
+    """Half of the points hint at who saw them, before unlearning and after; the areas of the halves are those by hand."""
+    made = crowd()
+    rng = torch.Generator().manual_seed(2)
+    strong = torch.arange(N) % 2 == 0
+    seen = torch.randn(K, N, generator=rng) + 6.0 * made.within * strong
+    leaky = replace(made, seen=seen, before=None)
+    leaky = replace(leaky, before=leaky)
+
+    class Lent:
+        def crowd(self, kind, n):
+            return leaky
+
+    found = {s.name: s for s in ULira(models=K, shared=True).measure(Lent())}
+    assert torch.equal(vulnerable(seen, made.within), strong)
+    others = ~torch.eye(K, dtype=torch.bool)
+    for name, some in (("auc-vulnerable", strong), ("auc-protected", ~strong)):
+        areas = []
+        for k in range(K):
+            signal = lira(seen[k], seen[others[k]], made.within[others[k]], shared=True)
+            areas.append(roc_auc_score(made.within[k][some], signal[some]))
+        assert found[f"u-lira/{name}"].value == pytest.approx(np.mean(areas))
+    assert found["u-lira/auc-vulnerable"].value > 0.99
+    assert abs(found["u-lira/auc-protected"].value - 0.5) < 0.2

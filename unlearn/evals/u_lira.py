@@ -27,13 +27,16 @@ class ULira(Metric):
     of each point's margin, and the signal is log N(m; in) − log N(m; out), see `unlearn.ops.shadows.lira`.
 
     `u-lira/auc` is the area over the points of one model, and its mean over models. Its floor is that of an exact method,
-    ½, by construction; below it points stand out by being known less. `original` is the same attack on the models before anything was unlearned: where that is near ½
-    too, the attack has no power here, and nothing follows.
+    ½, by construction; below it points stand out by being known less. `original` is the same attack on the models before
+    anything was unlearned, LiRA in its online form: where that is near ½ too, the attack has no power here, and nothing
+    follows. `auc-vulnerable` is the area among the half of the points that the models before unlearning give away most, by
+    the mean margin of those that saw a point less that of those that did not; `auc-protected` among the others. The same
+    models choose the halves, which flatters `original` there.
 
     References:
         Hayes et al., 2024, Inexact unlearning needs more careful evaluations to avoid a false sense of privacy,
         arXiv:2403.01218
-
+        RULI, 2025, arXiv:2506.13009 (vulnerable and protected examples apart)
         Cadet et al., 2024, Deep unlearn: benchmarking machine unlearning, arXiv:2410.01276 (`signal="correctness"`)
 
     Differences from the authors' released code:
@@ -56,14 +59,18 @@ class ULira(Metric):
     def measure(self, ev: Evidence) -> list[Score]:
         """Area, accuracy and hits at few false alarms, of the models after unlearning and before."""
         after = ev.crowd("audit", self.models)
+        frail = vulnerable(after.before.margins("points"), after.before.inside("points"))
         found = {
-            who: self._attacked(crowd) for who, crowd in (("unlearned", after), ("original", after.before))
+            who: self._attacked(crowd, frail)
+            for who, crowd in (("unlearned", after), ("original", after.before))
         }
         n = len(after) * after.margins("points").shape[1]
         scores = [
             self._score("auc", found, floor=0.5, n=n, headline=True),
             self._score("accuracy", found, floor=0.5, n=n),
         ]
+        halves = {"auc-vulnerable": int(frail.sum()), "auc-protected": int((~frail).sum())}
+        scores += [self._score(name, found, floor=0.5, n=len(after) * m) for name, m in halves.items() if m]
         each = after.margins("points").shape[1] // 2
         for rate, label, least in RATES:
             if each * len(after) >= least:
@@ -72,6 +79,9 @@ class ULira(Metric):
 
     def _score(self, what: str, found: dict[str, dict[str, Tensor]], floor: float, **rest: object) -> Score:
         mine, before = (found[who][what] for who in ("unlearned", "original"))
+        mine, before = (
+            v[v.isfinite()] for v in (mine, before)
+        )  # a model may have no point of a half on one side
         variant = ", ".join(v for v in (self.signal, self.sides) if v not in ("margin", "own"))
         power = float(found["original"]["auc"].mean())
         weak = abs(power - 0.5) < POWERLESS
@@ -79,8 +89,8 @@ class ULira(Metric):
         return Score(name=f"u-lira/{what}", metric=self.name, variant=variant, value=float(mine.mean()), original=float(before.mean()),
                      floor=floor, aim=Aim.DOWN, powerless=weak, note=said if weak else "", **ends_of_mean(mine), **rest)  # fmt: skip
 
-    def _attacked(self, crowd: Crowd) -> dict[str, Tensor]:
-        """Area, accuracy and hits of the attack on each model, with shape (K,); thresholds are those of all."""
+    def _attacked(self, crowd: Crowd, frail: Tensor) -> dict[str, Tensor]:
+        """Areas, accuracy and hits of the attack on each model, with shape (K,); thresholds are those of all."""
         seen = crowd.margins("points") if self.signal == "margin" else crowd.correct("points").double()
         inside = crowd.inside("points")
         others = ~torch.eye(len(crowd), dtype=torch.bool)
@@ -97,4 +107,31 @@ class ULira(Metric):
             )
             for rate, label, _ in RATES
         }
-        return {"auc": torch.tensor([auc(*p) for p in pairs]), "accuracy": torch.tensor(rights), **hits}
+        parts = {"auc-vulnerable": frail.numpy(), "auc-protected": ~frail.numpy()}
+        areas = {
+            name: torch.tensor(
+                [auc(s[i & some], s[~i & some]) for s, i in zip(signal, inside.numpy(), strict=True)]
+            )
+            for name, some in parts.items()
+        }
+        whole = {"auc": torch.tensor([auc(*p) for p in pairs]), "accuracy": torch.tensor(rights)}
+        return {**whole, **areas, **hits}
+
+
+def vulnerable(margins: Tensor, inside: Tensor) -> Tensor:
+    """The half of the points that models give away most, as a mask of shape (N,).
+
+    Args:
+        margins: Of K models, with shape (K, N).
+        inside: Whether each saw each point, with shape (K, N); each point is seen by some and not by others.
+
+    Example:
+        >>> seen = torch.tensor([[True] * 4, [False] * 4])
+        >>> vulnerable(torch.tensor([[5.0, 1.0, 2.0, 9.0], [4.0, 1.0, 0.0, 1.0]]), seen).tolist()
+        [False, False, True, True]
+    """
+    m = margins.double()
+    gap = (m * inside).sum(0) / inside.sum(0) - (m * ~inside).sum(0) / (~inside).sum(0)
+    found = torch.zeros(len(gap), dtype=torch.bool)
+    found[gap.argsort()[len(gap) // 2 :]] = True
+    return found
